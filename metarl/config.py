@@ -1,0 +1,245 @@
+"""Reading and writing the settings of a run: YAML 1.2 <-> `metarl.schema.Config`.
+
+Every mistake is one sentence that names the file (or the command line), the setting, its value and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML
+
+from metarl.schema import Config
+from metarl.yaml12 import YAMLProblem, parse
+
+__all__ = ["Config", "ConfigError", "dump", "load"]
+
+MAX_BYTES = 65_536
+COMMAND_LINE = "command line"
+Keys = tuple[str | int, ...]
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used; the message is one sentence for the person who wrote it."""
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration.
+
+    Args:
+        path: YAML 1.2 file.
+        overrides: settings that replace the file's, as ``dotted.key=value`` with the value in YAML.
+
+    Returns:
+        The validated, frozen configuration.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting cannot be used.
+    """
+    settings = _read(Path(path))
+    changed: list[Keys] = []
+    for override in overrides:
+        changed.append(_apply(override, settings))
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, settings, str(path), changed)) from None
+
+
+def dump(config: Config) -> str:
+    """Write every setting, defaults included, as YAML that `load` reads back to an equal configuration."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = io.StringIO()
+    yaml.dump(config.model_dump(mode="json"), text)
+    return text.getvalue()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: there is no such file; check the path, configs/ holds the examples."
+        ) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: this is a folder; name a YAML file in it.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"{path}: cannot be read ({reason}); name a readable YAML file."
+        ) from None
+    if len(content) > MAX_BYTES:
+        raise ConfigError(
+            f"{path}: larger than {MAX_BYTES} bytes, so hardly a configuration; name another file."
+        )
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8."
+        ) from None
+    settings = _parse(text, str(path))
+    if settings is None:
+        raise ConfigError(f"{path}: the file is empty; write settings as 'key: value' lines.")
+    if not isinstance(settings, dict):
+        kind = "list" if isinstance(settings, list) else "single value"
+        raise ConfigError(
+            f"{path}: holds a {kind} at the top; write settings as 'key: value' lines."
+        )
+    return settings
+
+
+def _apply(override: str, settings: dict[str, Any]) -> Keys:
+    """Set one ``dotted.key=value`` in place; return the key's path."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        raise ConfigError(
+            f"{COMMAND_LINE}: {_show(override)} is not a setting; write KEY=VALUE, such as seed=2."
+        )
+    *sections, name = key.split(".")
+    value = _parse(text, f"{COMMAND_LINE}: {key}")
+    section = settings
+    for depth, part in enumerate(sections):
+        section = section.setdefault(part, {})
+        if not isinstance(section, dict):
+            parent = ".".join(sections[: depth + 1])
+            raise ConfigError(
+                f"{COMMAND_LINE}: {key} cannot be set, because {parent} is {_show(section)}, not a section."
+            )
+    section[name] = value
+    return (*sections, name)
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return parse(text)
+    except YAMLProblem as problem:
+        raise ConfigError(f"{source}: {problem}") from None
+
+
+def _sentence(
+    error: ValidationError, settings: dict[str, Any], file: str, changed: Sequence[Keys]
+) -> str:
+    """The first mistake, as a sentence. An unknown key comes first: it is why another one is missing."""
+    mistakes = error.errors(include_url=False)
+    mistakes.sort(key=lambda each: each["type"] != "extra_forbidden")
+    first = mistakes[0]
+    path = _path(first, settings)
+    said = [_expectation(each) for each in mistakes if _path(each, settings) == path]
+    overridden = any(path[: len(key)] == key or key[: len(path)] == path for key in changed)
+    source = COMMAND_LINE if overridden else file
+    name = ".".join(map(str, path))
+    if first["type"] == "extra_forbidden":
+        return f"{source}: {name} is not a setting; {_nearest(name, settings)}"
+    if first["type"] in ("missing", "union_tag_not_found"):
+        return f"{file}: {name} is missing; add it: {_known(Config, settings)[name]}"
+    value = _show(_look_up(settings, path))
+    return f"{source}: {name} is {value}, but {' or '.join(dict.fromkeys(said))}."
+
+
+def _path(mistake: Mapping[str, Any], settings: Any) -> Keys:
+    """Where a mistake is, as the keys of the file: pydantic's location less the branch of a union it tried."""
+    path: list[str | int] = []
+    *rest, last = mistake["loc"] or ("",)
+    context = mistake.get("ctx", {})
+    for part in [*rest, last]:
+        inside = _look_up(settings, (*path, part), missing=Ellipsis)
+        if inside is not Ellipsis or (part == last and mistake["type"] == "missing"):
+            path.append(part)
+    if mistake["type"].startswith("union_tag"):
+        path.append(context["discriminator"].strip("'"))
+    if mistake["type"] == "impossible":
+        path.extend(context["key"].split("."))
+    return tuple(path)
+
+
+def _look_up(value: Any, path: Keys, missing: Any = None) -> Any:
+    for part in path:
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            return missing
+    return value
+
+
+def _expectation(mistake: Mapping[str, Any]) -> str:
+    """What a value must be, to be read after "but"."""
+    context = mistake.get("ctx", {})
+    match mistake["type"]:
+        case "impossible":
+            return str(context["message"])
+        case "union_tag_invalid":
+            return f"must be one of {context['expected_tags']}"
+        case "model_type" | "dict_type":
+            return "must be a section of 'key: value' lines"
+        case "tuple_type" | "list_type":
+            return "must be a list, such as [1, 2]"
+        case "too_short":
+            return "must not be an empty list; leave it out for the default"
+        case "bool_type":
+            return "must be true or false"
+        case "int_type" | "int_from_float":
+            return "must be a whole number without quotes or decimal point"
+        case "float_type" | "finite_number":
+            return "must be a finite number without quotes"
+        case "string_type":
+            return "must be text; quote it"
+        case "string_pattern_mismatch":
+            return "must be module:Name-v0, such as envs:HalfCheetahVel-v0"
+        case _:
+            return (
+                str(mistake["msg"]).replace("Input should be", "must be").replace("should", "must")
+            )
+
+
+def _nearest(name: str, settings: dict[str, Any]) -> str:
+    """Advice on an unknown key: the nearest name beside it, the same or a near name elsewhere, or all beside it."""
+    section, _, last = name.rpartition(".")
+    known = {key: key.rpartition(".") for key in _known(Config, settings)}
+    beside = [key for key, (parent, _, _) in known.items() if parent == section]
+    for candidates in (beside, list(known)):
+        names = {known[key][2]: key for key in reversed(candidates)}
+        if close := difflib.get_close_matches(last, names, n=1, cutoff=0.6):
+            return f"did you mean {names[close[0]]}?"
+    return f"take it out; there are {', '.join(beside)}."
+
+
+def _known(model: type[BaseModel], values: Any, prefix: str = "") -> dict[str, str]:
+    """Every dotted key there is, with its meaning; of a union, the keys of the member that ``values`` chose."""
+    known: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        known[prefix + name] = field.description or ""
+        inside = values.get(name) if isinstance(values, dict) else None
+        for member in (field.annotation, *get_args(field.annotation)):
+            if (
+                isinstance(member, type)
+                and issubclass(member, BaseModel)
+                and _chosen(member, field, inside)
+            ):
+                known |= _known(member, inside, f"{prefix}{name}.")
+    return known
+
+
+def _chosen(member: type[BaseModel], field: FieldInfo, values: Any) -> bool:
+    if not isinstance(field.discriminator, str):
+        return True
+    tags = get_args(member.model_fields[field.discriminator].annotation)
+    return not isinstance(values, dict) or values.get(field.discriminator, tags[0]) in tags
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
