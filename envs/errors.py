@@ -1,0 +1,10 @@
+"""Errors that the environments raise."""
+
+
+class SimulationError(RuntimeError):
+    """The physics of an environment broke down: a quantity became NaN, infinite or huge.
+
+    MuJoCo answers this with a silent reset to the initial state, so that observations stay finite
+    and an episode goes on as if nothing had happened. The environments watch MuJoCo's warning
+    counters and raise this error instead.
+    """
