@@ -1,0 +1,233 @@
+"""Outer objectives: what a candidate initialisation is worth, given the data of one meta-iteration.
+
+An objective is written for one task, ``(meta, support, query) -> Outcome``, and lifted to the meta-batch by
+:func:`by_autograd`, which serves any network. For Gaussian MLP policies :mod:`metarl.functional.closed_form` gives the
+same :class:`Objective` several times faster; this module is its oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.data import Episodes, Meta, MetaBatch, Outcome, Params
+from metarl.functional import gaussian
+from metarl.functional.adapt import Loss, adapt, inner_step
+from metarl.functional.estimators import Estimator
+from metarl.functional.params import unflatten_meta
+from metarl.functional.tasks import Mapper, chunks, count_tasks, over_tasks, take
+
+Policy = Callable[[Params, Tensor], tuple[Tensor, Tensor]]
+"""``(parameters, obs [..., O]) -> (mean [..., A], log_std [A])``."""
+
+TaskObjective = Callable[[Meta, tuple[Any, ...], Any], Outcome]
+"""The outer objective of one task: ``(meta, support, query) -> Outcome`` of scalars."""
+
+
+class Linearisation(NamedTuple):
+    """An objective at one point, for a first- or second-order step from it.
+
+    Attributes:
+        outcome: loss and KL there.
+        gradient: of the loss, ``[P]``.
+        curvature: v ``[P]`` -> (Hessian of the KL) v ``[P]``, exact, through the inner updates.
+    """
+
+    outcome: Outcome
+    gradient: Tensor
+    curvature: Callable[[Tensor], Tensor]
+
+
+class Objective(NamedTuple):
+    """A function of the meta-parameters as one vector ``[P]`` (:func:`metarl.functional.params.flatten_meta`).
+
+    Attributes:
+        evaluate: loss and KL at a vector, without derivatives.
+        linearise: loss, KL, gradient and curvature at a vector.
+    """
+
+    evaluate: Callable[[Tensor], Outcome]
+    linearise: Callable[[Tensor], Linearisation]
+
+
+class InnerUpdate(NamedTuple):
+    """The inner update rule.
+
+    Attributes:
+        lr: α, used where no rates are learned.
+        first_order: leave the inner gradient out of the derivative (FOMAML).
+    """
+
+    lr: float
+    first_order: bool = False
+
+    def rates(self, meta: Meta) -> float | Params:
+        """The learned rates if there are any, else α."""
+        return meta.rates or self.lr
+
+
+def valid_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the valid steps of one task, ``[N, T] -> scalar``."""
+    return (values * mask).sum() / mask.sum()
+
+
+def inner_loss(policy: Policy, estimator: Estimator) -> Loss:
+    """The policy-gradient loss of one task, as :func:`metarl.functional.adapt.adapt` takes it."""
+
+    def loss(params: Params, episodes: Episodes) -> Tensor:
+        mean, log_std = policy(params, episodes.obs)
+        return estimator.loss(gaussian.log_prob(episodes.actions, mean, log_std), episodes)
+
+    return loss
+
+
+def behaviour_kl(policy: Policy, params: Params, episodes: Episodes) -> Tensor:
+    """Mean KL(behaviour ‖ π_params) over the valid steps of one task."""
+    mean, log_std = policy(params, episodes.obs)
+    divergence = gaussian.kl(episodes.mean, episodes.log_std, mean, log_std)
+    return valid_mean(divergence, episodes.mask)
+
+
+def probability_ratio(policy: Policy, params: Params, episodes: Episodes) -> Tensor:
+    """π_params(a|s) / behaviour(a|s) of one task, ``[N, T]``."""
+    mean, log_std = policy(params, episodes.obs)
+    new = gaussian.log_prob(episodes.actions, mean, log_std)
+    old = gaussian.log_prob(episodes.actions, episodes.mean, episodes.log_std)
+    return (new - old).exp()
+
+
+def surrogate(policy: Policy, estimator: Estimator, inner: InnerUpdate) -> TaskObjective:
+    """−E[ratio · A] of the post-update policy, and KL(old ‖ new) after the update: TRPO's outer objective.
+
+    Source: Finn et al. 2017 (arXiv:1703.03400), section 5.3 and equation 4.
+    """
+    loss = inner_loss(policy, estimator)
+
+    def task_objective(meta: Meta, support: tuple[Episodes, ...], query: Episodes) -> Outcome:
+        params = adapt(meta.theta, support, loss, inner.rates(meta), inner.first_order)
+        ratio = probability_ratio(policy, params, query)
+        return Outcome(
+            -valid_mean(ratio * query.advantages, query.mask), behaviour_kl(policy, params, query)
+        )
+
+    return task_objective
+
+
+def exploring_surrogate(
+    policy: Policy, estimator: Estimator, inner: InnerUpdate, coefficient: float
+) -> TaskObjective:
+    """The surrogate and E-MAML's term: pre-update actions are credited with the post-update return.
+
+    loss = −E[ratio · A] − c · R · Σ_k E[log π_{φ_k}(support_k)], R the post-update return per step as a constant.
+
+    Source: Stadie et al. 2018 (arXiv:1803.01118), equation 5.
+    """
+    base, loss = surrogate(policy, estimator, inner), inner_loss(policy, estimator)
+
+    def task_objective(meta: Meta, support: tuple[Episodes, ...], query: Episodes) -> Outcome:
+        outcome, params = base(meta, support, query), meta.theta
+        credit = valid_mean(query.rewards, query.mask)
+        explored = outcome.loss.new_zeros(())
+        for episodes in support:
+            mean, log_std = policy(params, episodes.obs)
+            log_prob = gaussian.log_prob(episodes.actions, mean, log_std)
+            explored = explored + valid_mean(log_prob, episodes.mask)
+            params = inner_step(params, episodes, loss, inner.rates(meta), inner.first_order)
+        return outcome._replace(loss=outcome.loss - coefficient * credit * explored)
+
+    return task_objective
+
+
+def clipped_surrogate(
+    policy: Policy,
+    estimator: Estimator,
+    inner: InnerUpdate,
+    clip: float,
+    kl_coefficient: float,
+) -> TaskObjective:
+    """ProMP: the clipped post-update surrogate plus η times the KL of the policies that collected the support.
+
+    loss = −E[min(ratio · A, clip(ratio, 1 − ε, 1 + ε) · A)] + η/K Σ_k KL(behaviour_k ‖ π_{φ_k}).
+    ``Outcome.kl`` is the mean of those inner divergences, which the adaptive η is steered by.
+
+    Source: Rothfuss et al. 2019 (arXiv:1810.06784), equations 8 to 10.
+    """
+    loss = inner_loss(policy, estimator)
+
+    def task_objective(meta: Meta, support: tuple[Episodes, ...], query: Episodes) -> Outcome:
+        params, divergence = meta.theta, query.rewards.new_zeros(())
+        for episodes in support:
+            divergence = divergence + behaviour_kl(policy, params, episodes) / len(support)
+            params = inner_step(params, episodes, loss, inner.rates(meta), inner.first_order)
+        ratio = probability_ratio(policy, params, query)
+        gain = torch.minimum(
+            ratio * query.advantages, ratio.clamp(1.0 - clip, 1.0 + clip) * query.advantages
+        )
+        return Outcome(-valid_mean(gain, query.mask) + kl_coefficient * divergence, divergence)
+
+    return task_objective
+
+
+def by_autograd(
+    task_objective: TaskObjective,
+    batch: MetaBatch,
+    like: Meta,
+    mapper: Mapper = map,
+    chunk: int = 1,
+) -> Objective:
+    """Lift a task's objective to the mean over the meta-batch, with derivatives by double backward.
+
+    Args:
+        task_objective: of one task.
+        batch: data of M tasks.
+        like: names and shapes of the meta-parameters.
+        mapper: maps over chunks of tasks; a thread pool's map runs them side by side. Sums are taken
+            in task order, so the mapper changes no bit.
+        chunk: tasks that are batched by vmap; 1 takes them one by one, which needs least memory.
+    """
+    count = count_tasks(batch)
+    parts = [take(batch, part) for part in chunks(count, chunk)]
+
+    def outcomes(vector: Tensor, part: MetaBatch) -> Outcome:
+        meta = unflatten_meta(vector, like)
+        lifted = lambda support, query: task_objective(meta, support, query)  # noqa: E731
+        return over_tasks(lifted, *part, strategy="vmap" if chunk > 1 else "loop")
+
+    def evaluate(vector: Tensor) -> Outcome:
+        def total(part: MetaBatch) -> Outcome:
+            with torch.no_grad():
+                return outcomes(vector.detach(), part)
+
+        return mean_outcome(mapper(total, parts))
+
+    def linearise(vector: Tensor) -> Linearisation:
+        def derive(part: MetaBatch) -> tuple[Outcome, Tensor, Tensor, Tensor]:
+            leaf = vector.detach().clone().requires_grad_()
+            found = outcomes(leaf, part)
+            (gradient,) = torch.autograd.grad(found.loss.sum(), leaf, retain_graph=True)
+            (slope,) = torch.autograd.grad(found.kl.sum(), leaf, create_graph=True)
+            return Outcome(*(value.detach() for value in found)), gradient, leaf, slope
+
+        derived = list(mapper(derive, parts))
+
+        def curvature(tangent: Tensor) -> Tensor:
+            def product(item: tuple[Outcome, Tensor, Tensor, Tensor]) -> Tensor:
+                _, _, leaf, slope = item
+                (curved,) = torch.autograd.grad(slope, leaf, tangent, retain_graph=True)
+                return curved
+
+            return torch.stack(list(mapper(product, derived))).sum(0) / count
+
+        gradient = torch.stack([item[1] for item in derived]).sum(0) / count
+        return Linearisation(mean_outcome(item[0] for item in derived), gradient, curvature)
+
+    return Objective(evaluate, linearise)
+
+
+def mean_outcome(outcomes: Any) -> Outcome:
+    """The mean over all tasks of outcomes that come in chunks ``[C]``, summed in task order."""
+    losses, divergences = zip(*outcomes, strict=True)
+    return Outcome(torch.cat(losses).mean(), torch.cat(divergences).mean())

@@ -1,0 +1,55 @@
+"""Parameters as values: the vector form of a parameter dictionary, and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metarl.data import Meta, Params
+
+
+def flatten(params: Params, batch_dims: int = 0) -> Tensor:
+    """Join all parameters into one vector, in the dictionary's order.
+
+    Args:
+        params: tensors of shape ``[*batch, *shape]``.
+        batch_dims: how many leading dimensions are batch dimensions.
+
+    Returns:
+        ``[*batch, P]``, P the number of parameters.
+    """
+    return torch.cat([value.flatten(batch_dims) for value in params.values()], dim=batch_dims)
+
+
+def unflatten(vector: Tensor, like: Params) -> Params:
+    """Cut ``vector`` ``[*batch, P]`` into parameters named and shaped (after ``batch``) as ``like``."""
+    batch = vector.shape[:-1]
+    pieces = vector.split([value.numel() for value in like.values()], dim=-1)
+    return {
+        name: piece.reshape(*batch, *value.shape)
+        for (name, value), piece in zip(like.items(), pieces, strict=True)
+    }
+
+
+def flatten_meta(meta: Meta) -> Tensor:
+    """All that is meta-learned as one vector: θ, then the learned rates."""
+    return torch.cat([flatten(part) for part in meta if part])
+
+
+def unflatten_meta(vector: Tensor, like: Meta) -> Meta:
+    """The inverse of :func:`flatten_meta`."""
+    sizes = [sum(value.numel() for value in part.values()) for part in like]
+    theta, rates = vector.split(sizes)
+    return Meta(unflatten(theta, like.theta), unflatten(rates, like.rates) if like.rates else {})
+
+
+def for_tasks(params: Params, count: int) -> Params:
+    """The same parameters for each of ``count`` tasks: a view of shape ``[count, *shape]``."""
+    return {name: value.expand(count, *value.shape) for name, value in params.items()}
+
+
+def descend(params: Params, gradient: Params, rates: float | Params) -> Params:
+    """One gradient step, φ = θ − α ∇L, with one rate α or one per parameter."""
+    if isinstance(rates, float):
+        return {name: value - rates * gradient[name] for name, value in params.items()}
+    return {name: value - rates[name] * gradient[name] for name, value in params.items()}

@@ -1,0 +1,54 @@
+"""The task axis: the one place that knows a vectorised map from a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch.utils import _pytree as pytree
+
+Strategy = Literal["vmap", "loop"]
+
+
+class Mapper(Protocol):
+    """Anything that maps a function over items in order: the builtin ``map``, or a thread pool's."""
+
+    def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
+        """Apply ``function`` to each item; the results come in the order of the items."""
+        ...
+
+
+def count_tasks(stacked: Any) -> int:
+    """M, read off the first leaf of a tree whose leaves are ``[M, ...]``."""
+    return pytree.tree_leaves(stacked)[0].shape[0]
+
+
+def take(stacked: Any, index: int | slice) -> Any:
+    """The part ``index`` of the task axis, of every leaf: views, nothing is copied."""
+    return pytree.tree_map(lambda leaf: leaf[index], stacked)
+
+
+def over_tasks(
+    function: Callable[..., Any], *stacked: Any, strategy: Strategy = "vmap"
+) -> Any:
+    """Lift a function of one task to all tasks of a meta-batch.
+
+    Args:
+        function: takes one task's part of each of ``stacked``, returns a tree of tensors.
+        stacked: trees whose leaves all have a leading task axis ``[M, ...]``.
+        strategy: ``vmap`` batches the tasks; ``loop`` takes them one by one: its oracle, and the
+            faster one where the work of one task is large.
+
+    Returns:
+        The function's tree, every leaf with a leading task axis.
+    """
+    if strategy == "vmap":
+        return torch.func.vmap(function)(*stacked)
+    results = [function(*take(stacked, index)) for index in range(count_tasks(stacked))]
+    return pytree.tree_map(lambda *leaves: torch.stack(leaves), *results)
+
+
+def chunks(count: int, size: int) -> list[slice]:
+    """Cut ``count`` tasks into consecutive slices of at most ``size``."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -1,0 +1,159 @@
+"""Trust-region policy optimisation on vectors: conjugate gradient and backtracking line search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.data import Outcome
+
+
+class CGResult(NamedTuple):
+    """Solution of H x = b.
+
+    Attributes:
+        solution: x, float64 ``[P]``.
+        residual_norm: ‖b − H x‖ / ‖b‖, as the recursion carries it.
+        iterations: products with H that were computed.
+        curvature: xᵀ H x.
+        negative_curvature: whether a direction with pᵀHp ≤ 0 ended the iteration.
+    """
+
+    solution: Tensor
+    residual_norm: float
+    iterations: int
+    curvature: float
+    negative_curvature: bool
+
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 1e-10
+) -> CGResult:
+    """Solve H x = b for a symmetric positive definite H known by its products.
+
+    Source: Hestenes & Stiefel 1952; as TRPO uses it: Schulman et al. 2015 (arXiv:1502.05477), appendix C.
+    The vectors are float64 whatever the precision of the products. xᵀHx needs no further product:
+    it is xᵀ(b − r).
+
+    Args:
+        product: v ``[P]`` -> H v ``[P]``.
+        b: right-hand side ``[P]``.
+        iterations: most products to compute.
+        tolerance: stop when ‖r‖² ≤ tolerance · ‖b‖².
+
+    Returns:
+        The solution and how it went.
+    """
+    b = b.double()
+    x = torch.zeros_like(b)
+    residual, direction = b.clone(), b.clone()
+    squared = float(residual @ residual)
+    target = tolerance * squared
+    done, negative = 0, False
+    while done < iterations and squared > target:
+        curved = product(direction).double()
+        done += 1
+        curvature = float(direction @ curved)
+        if not curvature > 0.0:
+            negative = True
+            break
+        step = squared / curvature
+        x += step * direction
+        residual -= step * curved
+        previous, squared = squared, float(residual @ residual)
+        direction = residual + (squared / previous) * direction
+    norm = float(b.norm())
+    relative = math.sqrt(squared) / norm if norm > 0 else 0.0
+    return CGResult(x, relative, done, float(x @ (b - residual)), negative)
+
+
+class StepInfo(NamedTuple):
+    """How a trust-region step went.
+
+    Attributes:
+        accepted: whether the parameters changed.
+        trials: candidates that were evaluated.
+        outcome: loss and KL of the accepted candidate, or of the parameters as they were.
+        cg_residual: relative residual of the conjugate gradient.
+        cg_iterations: curvature products computed.
+        predicted_improvement: −gᵀs of the full step, by the linear model.
+    """
+
+    accepted: bool
+    trials: int
+    outcome: Outcome
+    cg_residual: float
+    cg_iterations: int
+    predicted_improvement: float
+
+
+class TrustRegion(NamedTuple):
+    """Settings of :func:`trust_region_step`.
+
+    Attributes:
+        max_kl: δ, the bound on the KL divergence of an accepted step.
+        cg_iterations: most conjugate-gradient iterations.
+        cg_damping: multiple of the identity added to the curvature.
+        backtrack_ratio: factor from one candidate to the next.
+        max_backtracks: most candidates.
+    """
+
+    max_kl: float = 0.01
+    cg_iterations: int = 10
+    cg_damping: float = 1e-5
+    backtrack_ratio: float = 0.8
+    max_backtracks: int = 15
+
+
+def trust_region_step(
+    theta: Tensor,
+    outcome: Outcome,
+    gradient: Tensor,
+    curvature: Callable[[Tensor], Tensor],
+    evaluate: Callable[[Tensor], Outcome],
+    region: TrustRegion,
+) -> tuple[Tensor, StepInfo]:
+    """Minimise the surrogate within KL ≤ δ: s = −√(2δ / xᵀHx) x with H x = g, then backtrack.
+
+    A candidate θ + ratioʲ s is accepted when its surrogate is less than at θ and its KL at most δ.
+
+    Source: Schulman et al. 2015 (arXiv:1502.05477), appendix C.
+
+    Args:
+        theta: current parameters ``[P]``.
+        outcome: surrogate and KL at ``theta``.
+        gradient: of the surrogate at ``theta`` ``[P]``.
+        curvature: product with the Hessian of the KL at ``theta``.
+        evaluate: surrogate and KL at other parameters.
+        region: settings.
+
+    Returns:
+        The new parameters, or the very tensor ``theta`` when no candidate was accepted, and how it went.
+    """
+
+    def damped(vector: Tensor) -> Tensor:
+        return curvature(vector.to(theta.dtype)).double() + region.cg_damping * vector
+
+    solved = conjugate_gradient(damped, gradient, region.cg_iterations)
+    rejected = StepInfo(
+        False, 0, outcome, solved.residual_norm, solved.iterations, 0.0
+    )
+    if not (solved.curvature > 0.0 and math.isfinite(solved.curvature)):
+        return theta, rejected
+    step = math.sqrt(2.0 * region.max_kl / solved.curvature) * solved.solution
+    predicted = float(gradient.double() @ step)
+    for trial in range(region.max_backtracks):
+        candidate = theta - (region.backtrack_ratio**trial * step).to(theta.dtype)
+        found = evaluate(candidate)
+        # Written so that a NaN is never accepted.
+        if found.loss < outcome.loss and found.kl <= region.max_kl:
+            return candidate, rejected._replace(
+                accepted=True, trials=trial + 1, outcome=found, predicted_improvement=predicted
+            )
+    return theta, rejected._replace(
+        trials=region.max_backtracks, predicted_improvement=predicted
+    )

@@ -1,0 +1,1 @@
+"""Networks: ordinary modules, used only through ``torch.func.functional_call``."""

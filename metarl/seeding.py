@@ -1,0 +1,36 @@
+"""One seed, many independent streams of random numbers.
+
+A stream is named by a counter key, not by a state: what iteration 7 draws for task 3 depends on ``(seed, stream, 7, 3)``
+alone. So resuming needs no generator state, and neither threads nor interruptions can change a number.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Stream(IntEnum):
+    """The independent streams of one seed. The numbers are part of the results: append, never renumber."""
+
+    INITIALISATION = 0
+    TRAIN_TASKS = 1
+    TRAIN_DATA = 2
+    EVALUATION_TASKS = 3
+    EVALUATION_DATA = 4
+    RENDERING = 5
+
+
+def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
+    """The generator of one counter key, always in the same initial state.
+
+    Args:
+        seed: the run's seed, ``>= 0``.
+        stream: what the numbers are for.
+        key: further counters, such as iteration, task and step, each ``>= 0``.
+
+    Returns:
+        A fresh generator seeded by ``SeedSequence([seed, stream, *key])``.
+    """
+    return np.random.default_rng(np.random.SeedSequence([seed, int(stream), *key]))
