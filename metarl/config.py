@@ -1,6 +1,7 @@
 """Reading and writing the settings of a run: YAML 1.2 <-> `metarl.schema.Config`.
 
-Every mistake is one sentence that names the file (or the command line), the setting, its value and what to do.
+Every mistake is one sentence that names the file (or the command line), the setting, its value and
+what to do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
 from metarl.schema import Config
-from metarl.yaml12 import YAMLProblem, parse
+from metarl.yaml12 import YAMLTextError, parse
 
 __all__ = ["Config", "ConfigError", "dump", "load"]
 
@@ -44,9 +45,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file cannot be read, or a setting cannot be used.
     """
     settings = _read(Path(path))
-    changed: list[Keys] = []
-    for override in overrides:
-        changed.append(_apply(override, settings))
+    changed = [_apply(override, settings) for override in overrides]
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
@@ -54,7 +53,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def dump(config: Config) -> str:
-    """Write every setting, defaults included, as YAML that `load` reads back to an equal configuration."""
+    """Write every setting, defaults included, as YAML that `load` reads back to an equal one."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
@@ -115,7 +114,7 @@ def _apply(override: str, settings: dict[str, Any]) -> Keys:
         if not isinstance(section, dict):
             parent = ".".join(sections[: depth + 1])
             raise ConfigError(
-                f"{COMMAND_LINE}: {key} cannot be set, because {parent} is {_show(section)}, not a section."
+                f"{COMMAND_LINE}: {key} cannot be set, because {parent} is {_show(section)}."
             )
     section[name] = value
     return (*sections, name)
@@ -124,14 +123,14 @@ def _apply(override: str, settings: dict[str, Any]) -> Keys:
 def _parse(text: str, source: str) -> Any:
     try:
         return parse(text)
-    except YAMLProblem as problem:
-        raise ConfigError(f"{source}: {problem}") from None
+    except YAMLTextError as error:
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def _sentence(
     error: ValidationError, settings: dict[str, Any], file: str, changed: Sequence[Keys]
 ) -> str:
-    """The first mistake, as a sentence. An unknown key comes first: it is why another one is missing."""
+    """The first mistake as a sentence; an unknown key first, it may be why another is missing."""
     mistakes = error.errors(include_url=False)
     mistakes.sort(key=lambda each: each["type"] != "extra_forbidden")
     first = mistakes[0]
@@ -149,7 +148,7 @@ def _sentence(
 
 
 def _path(mistake: Mapping[str, Any], settings: Any) -> Keys:
-    """Where a mistake is, as the keys of the file: pydantic's location less the branch of a union it tried."""
+    """Where a mistake is in the file: pydantic's location less the branches of unions it tried."""
     path: list[str | int] = []
     *rest, last = mistake["loc"] or ("",)
     context = mistake.get("ctx", {})
@@ -166,11 +165,9 @@ def _path(mistake: Mapping[str, Any], settings: Any) -> Keys:
 
 def _look_up(value: Any, path: Keys, missing: Any = None) -> Any:
     for part in path:
-        if isinstance(value, dict) and part in value:
+        try:
             value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
+        except (KeyError, IndexError, TypeError):
             return missing
     return value
 
@@ -206,7 +203,7 @@ def _expectation(mistake: Mapping[str, Any]) -> str:
 
 
 def _nearest(name: str, settings: dict[str, Any]) -> str:
-    """Advice on an unknown key: the nearest name beside it, the same or a near name elsewhere, or all beside it."""
+    """Advice on an unknown key: the nearest name beside it, else elsewhere, else all beside it."""
     section, _, last = name.rpartition(".")
     known = {key: key.rpartition(".") for key in _known(Config, settings)}
     beside = [key for key, (parent, _, _) in known.items() if parent == section]
@@ -218,7 +215,7 @@ def _nearest(name: str, settings: dict[str, Any]) -> str:
 
 
 def _known(model: type[BaseModel], values: Any, prefix: str = "") -> dict[str, str]:
-    """Every dotted key there is, with its meaning; of a union, the keys of the member that ``values`` chose."""
+    """Every dotted key there is, with its meaning; of a union, those of the member chosen."""
     known: dict[str, str] = {}
     for name, field in model.model_fields.items():
         known[prefix + name] = field.description or ""

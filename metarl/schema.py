@@ -1,13 +1,13 @@
 """The settings of a run: names, types, ranges, defaults and meanings.
 
-`metarl.config` reads and writes them as YAML. A new kind of problem or outer method is a new class here, added to
-the union below it: its ``kind`` or ``method`` tells the classes apart.
+`metarl.config` reads and writes them as YAML. A new kind of problem or outer method is a new class
+here, added to its union at the end: ``kind`` or ``method`` tells the classes apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -29,7 +29,7 @@ def _plain_values(value: Any) -> Any:
     if isinstance(value, Mapping):
         for key, item in value.items():
             for each in item if isinstance(item, list) else [item]:
-                if not isinstance(each, Scalar) or each in (inf, -inf) or each != each:
+                if not isinstance(each, Scalar) or (isinstance(each, float) and not isfinite(each)):
                     raise impossible(
                         f"{key}", "must be a finite number, text, true, false or a list of those"
                     )
@@ -47,7 +47,7 @@ def impossible(key: str, message: str) -> PydanticCustomError:
 
 
 class Section(BaseModel):
-    """A group of settings: nothing unknown, nothing converted, no NaN or infinity, never changed."""
+    """A group of settings: nothing unknown, converted, NaN or infinite, and never changed."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -60,7 +60,7 @@ class RLProblem(Section):
     kind: Literal["rl"]
     """What is learned: `rl` is a policy."""
     env: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[^\s:]+$")]
-    """Environment as module:Name-v0, such as envs:HalfCheetahVel-v0; the module registers it when imported."""
+    """Environment as module:Name-v0; importing the module registers it."""
     env_kwargs: Annotated[dict[str, Scalar | list[Scalar]], BeforeValidator(_plain_values)] = {}
     """Keyword arguments of the environment's constructor."""
     horizon: Count
@@ -74,7 +74,7 @@ class RLProblem(Section):
 
 
 class Network(Section):
-    """The policy's network: a multilayer perceptron with a Gaussian of state-independent standard deviation."""
+    """The policy: a multilayer perceptron and a Gaussian of state-independent deviation."""
 
     hidden_sizes: Counts = (100, 100)
     """Units of each hidden layer; an empty list is a linear policy."""
@@ -125,7 +125,7 @@ class TRPO(Section):
     max_backtracks: Count = 15
     """Most trial steps of the line search; when none is accepted nothing changes."""
     curvature: Literal["auto", "closed_form", "autograd"] = "auto"
-    """Hessian-vector products of the KL: closed form JᵀFJ, double backward, or the first where it applies."""
+    """Hessian-vector products of the KL: JᵀFJ, double backward, or the first where it applies."""
 
 
 class VPG(Section):
@@ -205,7 +205,7 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are evaluated; auto: a GPU when there is one."""
     threads: Literal["auto"] | Count = "auto"
-    """Python threads, each with its share of the tasks; auto: one for each core. The numbers do not depend on it."""
+    """Python threads that share the tasks; auto: one for each core. No number depends on it."""
     iterations: Count
     """Meta-iterations."""
     problem: RLProblem

@@ -15,13 +15,13 @@ from ruamel.yaml.events import (
     Event,
     NodeEvent,
 )
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.nodes import Node, ScalarNode, SequenceNode
 
 MAX_DEPTH = 16
 _CORE_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
 
 
-class YAMLProblem(ValueError):
+class YAMLTextError(ValueError):
     """Text that is not read; the message says where and what to do, but not which file it is."""
 
 
@@ -35,20 +35,21 @@ def parse(text: str) -> Any:
         The plain value; None for an empty document.
 
     Raises:
-        YAMLProblem: it is not YAML, a key stands twice or is no text, or there is something that settings never need:
-            an anchor or alias (they can expand without bound), a tag (it can run code), more than `MAX_DEPTH` levels.
+        YAMLTextError: it is not YAML, a key stands twice or is no text, or there is something
+            that settings never need: an anchor or alias (they can expand without bound), a tag
+            (it can run code), more than `MAX_DEPTH` levels.
     """
     try:
         # Events come before any recursion, so neither depth nor aliases can do harm here.
         for line, trap in _traps(YAML(typ="safe", pure=True).parse(text)):
-            raise YAMLProblem(f"line {line}: {trap}.")
+            raise YAMLTextError(f"line {line}: {trap}.")
         yaml = YAML(typ="safe", pure=True)
         node = yaml.compose(text)
         return None if node is None else _plain(node, yaml, "")
     except MarkedYAMLError as error:
-        raise YAMLProblem(_explain(error)) from None
+        raise YAMLTextError(_explain(error)) from None
     except (YAMLError, OverflowError) as error:
-        raise YAMLProblem(f"this is not YAML ({' '.join(str(error).split())}).") from None
+        raise YAMLTextError(f"this is not YAML ({' '.join(str(error).split())}).") from None
 
 
 def _traps(events: Iterator[Event]) -> Iterator[tuple[int, str]]:
@@ -78,12 +79,12 @@ def _plain(node: Node, yaml: YAML, key: str) -> Any:
     for name, value in node.value:
         line = name.start_mark.line + 1
         if not isinstance(name, ScalarNode) or name.tag in _CORE_TAGS:
-            raise YAMLProblem(
+            raise YAMLTextError(
                 f"line {line}: a key that is not text; write 'key: value', or quote the key."
             )
         inside = _join(key, name.value)
         if name.value in values:
-            raise YAMLProblem(f"line {line}: {inside} stands twice; keep one.")
+            raise YAMLTextError(f"line {line}: {inside} stands twice; keep one.")
         values[name.value] = _plain(value, yaml, inside)
     return values
 
@@ -95,7 +96,7 @@ def _scalar(node: ScalarNode, yaml: YAML, key: str) -> Any:
         return yaml.constructor.construct_object(node)
     except ValueError:
         line = node.start_mark.line + 1
-        raise YAMLProblem(
+        raise YAMLTextError(
             f"line {line}: {key} is no number that can be read; quote text."
         ) from None
 

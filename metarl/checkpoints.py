@@ -1,0 +1,226 @@
+"""Checkpoints: folders of tensors and JSON that are complete and unaltered, or refused.
+
+``<iteration>/`` holds ``tensors.safetensors``, ``state.json`` and, written last, ``manifest.json``
+with the SHA-256 of both and of itself. Neither format notices a flipped bit, so nothing is parsed
+before its sum is verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from metarl import disk
+
+FORMAT = 1
+TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written or must not be used; one sentence that names the file."""
+
+
+class Checkpoint(NamedTuple):
+    """What was saved.
+
+    Attributes:
+        path: its folder.
+        iteration: iterations completed, so the one to continue with.
+        tensors: on the CPU, in the order they were saved.
+        state: plain JSON values.
+        score: what the best checkpoint is chosen by, higher is better; None: not measured.
+    """
+
+    path: Path
+    iteration: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+    score: float | None
+
+
+def save(
+    directory: Path,
+    iteration: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    score: float | None = None,
+) -> Path:
+    """Write one checkpoint, so that at any moment it is either whole or not there.
+
+    Args:
+        directory: folder of the checkpoints, made if missing.
+        iteration: iterations completed.
+        tensors: on any device.
+        state: JSON values; a tuple comes back as a list.
+        score: higher is better; None or NaN: not measured.
+
+    Returns:
+        The checkpoint's folder, ``directory/<iteration>``; one that was there is replaced.
+
+    Raises:
+        CheckpointError: the disk does not take it; nothing is left behind.
+    """
+    from safetensors.torch import save as to_bytes
+
+    # Clones, because safetensors refuses tensors that share memory.
+    cloned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    files = {TENSORS: to_bytes(cloned), STATE: _to_json(dict(state))}
+    manifest = {
+        "format": FORMAT,
+        "iteration": iteration,
+        "score": None if score is None or math.isnan(score) else float(score),
+        "tensors": list(tensors),
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+    files[MANIFEST] = _to_json(
+        manifest | {"sha256": hashlib.sha256(_to_json(manifest)).hexdigest()}
+    )
+    final = directory / f"{iteration:06d}"
+    temporary = directory / f".{final.name}.{os.getpid()}"
+    replaced = directory / f".{final.name}.{os.getpid()}.replaced"
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            disk.write(temporary / name, content)
+        disk.sync_folder(temporary)
+        if final.exists():
+            final.rename(replaced)
+        temporary.rename(final)
+        disk.sync_folder(directory)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"{final}: cannot be written ({error.strerror}).") from error
+    shutil.rmtree(replaced, ignore_errors=True)
+    return final
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read one checkpoint, every byte of it verified first.
+
+    Args:
+        path: the checkpoint's folder.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or altered, or of another format.
+    """
+    from safetensors.torch import load as from_bytes
+
+    path = Path(path)
+    manifest = _read_manifest(path)
+    contents = {name: _read(path / name) for name in (TENSORS, STATE)}
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != manifest["files"][name]:
+            raise CheckpointError(f"{path / name}: is damaged (its SHA-256 is not the manifest's).")
+    tensors = from_bytes(contents[TENSORS])
+    return Checkpoint(
+        path=path,
+        iteration=manifest["iteration"],
+        tensors={name: tensors[name] for name in manifest["tensors"]},
+        state=json.loads(contents[STATE]),
+        score=manifest["score"],
+    )
+
+
+def newest_valid(run: str | Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint of a run that can be trusted.
+
+    Args:
+        run: the run's folder.
+
+    Returns:
+        The checkpoint or None, and a sentence for each newer one that was refused.
+    """
+    refused: list[str] = []
+    for path in reversed(in_order(Path(run) / "checkpoints")):
+        try:
+            return load(path), refused
+        except CheckpointError as error:
+            refused.append(str(error))
+    return None, refused
+
+
+def in_order(directory: Path) -> list[Path]:
+    """The folders of finished checkpoints, oldest first."""
+    if not directory.is_dir():
+        return []
+    finished = (path for path in directory.iterdir() if path.name.isdecimal())
+    return sorted(finished, key=lambda path: int(path.name))
+
+
+def best(directory: Path) -> Path | None:
+    """The folder with the highest score, the newer of equals; None where no score was measured."""
+    scored = []
+    for path in in_order(directory):
+        try:
+            score = _read_manifest(path)["score"]
+        except CheckpointError:
+            continue
+        if score is not None:
+            scored.append((score, int(path.name), path))
+    return max(scored)[-1] if scored else None
+
+
+def prune(directory: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints and the best, and what failed saves left."""
+    kept = {*in_order(directory)[-keep:], best(directory)}
+    for path in in_order(directory):
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+    remove_leftovers(directory)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the temporary folders of saves that were interrupted."""
+    for path in directory.glob(".[0-9]*.[0-9]*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside(directory: Path, iteration: int) -> None:
+    """Rename the checkpoints after ``iteration``, so that a run continued there forgets them."""
+    for path in in_order(directory):
+        if int(path.name) > iteration:
+            aside = path.with_name(f"{path.name}.refused")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: there is no such checkpoint folder.")
+    content = _read(path / MANIFEST)
+    try:
+        manifest = json.loads(content)
+        stated = manifest.pop("sha256")
+        # Comparing all bytes also notices changes that JSON does not, such as those of white space.
+        intact = stated == hashlib.sha256(_to_json(manifest)).hexdigest()
+        intact = intact and content == _to_json(manifest | {"sha256": stated})
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        intact = False
+    if not intact:
+        raise CheckpointError(f"{path / MANIFEST}: is damaged.")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path / MANIFEST}: is of format {manifest.get('format')}, not {FORMAT} as read here."
+        )
+    return dict(manifest)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: is missing.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _to_json(value: Any) -> bytes:
+    return json.dumps(value, indent=1).encode()

@@ -1,0 +1,71 @@
+"""Files and folders that are whole or not there, and locked while a process writes them."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has a folder's entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file in such a way that a crash leaves the old content or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary, content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def lock(path: Path) -> int:
+    """Lock a file, made if missing, until its descriptor is closed or the process ends.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError as error:
+        # Some network file systems have no locks: better unprotected than unusable.
+        logger.warning("%s: cannot be locked (%s); let one process alone write it.", path, error)
+    return descriptor
+
+
+@contextmanager
+def failures_as(kind: type[Exception], path: Path) -> Iterator[None]:
+    """Raise a failure of the disk as one sentence of ``kind`` that names the path and the cause."""
+    try:
+        yield
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise kind(f"{error.filename or path}: cannot be read or written ({cause}).") from error

@@ -1,0 +1,88 @@
+"""What a run ran on: part of its record, because the last bits of its numbers depend on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metarl import disk
+
+PACKAGES = {"metarl": "metarl-torch", "torch": "torch", "mujoco": "mujoco"} | {
+    name: name for name in ("gymnasium", "numpy", "scipy", "safetensors")
+}
+
+
+def describe() -> dict[str, Any]:
+    """Versions, processor, accelerator, threads and commit of this process, as JSON values."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "python": platform.python_version(),
+        **{name: _version(package) for name, package in PACKAGES.items()},
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "cuda": torch.version.cuda if gpu else None,
+        **_commit(Path(__file__).resolve().parent.parent),
+    }
+
+
+def write(path: Path) -> None:
+    """Record what a run was started on."""
+    disk.replace(path, _to_json(describe()))
+
+
+def add_resumption(path: Path, iteration: int) -> None:
+    """Add what a run is continued on, under ``resumed``."""
+    record = json.loads(path.read_bytes()) if path.exists() else {}
+    resumed = [*record.get("resumed", []), {"iteration": iteration, **describe()}]
+    disk.replace(path, _to_json(record | {"resumed": resumed}))
+
+
+def _to_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit(checkout: Path) -> dict[str, Any]:
+    """The commit of the checkout that metarl runs from; whether tracked files differ from it."""
+    if not (checkout / ".git").exists():
+        return {"commit": None, "dirty": None}
+    commit = _git(checkout, "rev-parse", "HEAD")
+    changes = _git(checkout, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(checkout), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
