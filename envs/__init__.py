@@ -24,17 +24,18 @@ from envs.errors import SimulationError
 
 __all__ = ["SimulationError"]
 
-_IDS = {
-    "Navigation2D-v0": ("envs.navigation:Navigation2DEnv", "Navigation2DVectorEnv", 100),
-    "HalfCheetahVel-v0": ("envs.half_cheetah:HalfCheetahVelEnv", "HalfCheetahVelVectorEnv", 200),
-    "HalfCheetahDir-v0": ("envs.half_cheetah:HalfCheetahDirEnv", "HalfCheetahDirVectorEnv", 200),
+_HORIZONS = {"Navigation2D": 100, "HalfCheetahVel": 200, "HalfCheetahDir": 200}
+_MODULES = {
+    "Navigation2D": ("envs.navigation", "envs.navigation"),
+    "HalfCheetahVel": ("envs.half_cheetah", "envs.half_cheetah_vector"),
+    "HalfCheetahDir": ("envs.half_cheetah", "envs.half_cheetah_vector"),
 }
 
-for _id, (_single, _vector, _horizon) in _IDS.items():
-    if _id not in gym.registry:
+for _name, (_single, _vector) in _MODULES.items():
+    if f"{_name}-v0" not in gym.registry:
         gym.register(
-            id=_id,
-            entry_point=_single,
-            vector_entry_point=f"{_single.partition(':')[0]}:{_vector}",
-            max_episode_steps=_horizon,
+            id=f"{_name}-v0",
+            entry_point=f"{_single}:{_name}Env",
+            vector_entry_point=f"{_vector}:{_name}VectorEnv",
+            max_episode_steps=_HORIZONS[_name],
         )

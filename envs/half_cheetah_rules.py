@@ -8,6 +8,7 @@ from typing import Protocol
 
 import mujoco
 import numpy as np
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from envs.kinematics import PlanarTree
@@ -66,6 +67,11 @@ class Velocities:
     max_velocity: float = 2.0
     size: int = field(default=1, init=False)
 
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the range is one."""
+        if not 0.0 < self.max_velocity < np.inf:
+            raise ValueError(f"max_velocity must be positive, got {self.max_velocity}")
+
     @property
     def default(self) -> Array:
         """The mean of the distribution, [1]."""
@@ -78,7 +84,9 @@ class Velocities:
     def check(self, tasks: Array) -> None:
         """Accept any finite velocity, so that a policy can be tried outside the training range."""
 
-    reward = staticmethod(velocity_reward)
+    def reward(self, velocity: Array, action: Array, task: Array) -> Array:
+        """See `velocity_reward`."""
+        return velocity_reward(velocity, action, task)
 
 
 @dataclass(frozen=True)
@@ -101,14 +109,21 @@ class Directions:
         if not (np.abs(tasks) == 1.0).all():
             raise ValueError(f"direction must be +1 or -1, got {tasks.ravel().tolist()}")
 
-    reward = staticmethod(direction_reward)
+    def reward(self, velocity: Array, action: Array, task: Array) -> Array:
+        """See `direction_reward`."""
+        return direction_reward(velocity, action, task)
 
 
 class Preset(Protocol):
     """What the literature's two versions of the cheetah differ in."""
 
-    frame_skip: int
-    observation_size: int
+    @property
+    def frame_skip(self) -> int:
+        """Physics steps of 0.01 s per environment step."""
+
+    @property
+    def observation_size(self) -> int:
+        """O."""
 
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """Draw what is added to qpos [9] and qvel [9] at a reset."""
@@ -116,7 +131,17 @@ class Preset(Protocol):
     def read(
         self, qpos: Array, qvel: Array, x_before: Array, out: Array | None = None
     ) -> tuple[Array, Array]:
-        """Return observations [n, O] and velocities [n] of states [n, 9], [n, 9]."""
+        """Return what is seen and rewarded after a step.
+
+        Args:
+            qpos: positions after the step, [n, 9].
+            qvel: velocities after the step, [n, 9].
+            x_before: the root's x before the step in m, [n].
+            out: where to write the observations, [n, O]; None for a new array.
+
+        Returns:
+            Observations [n, O], and the velocities along x [n] in m/s that are rewarded.
+        """
 
 
 class Paper:
@@ -126,7 +151,6 @@ class Paper:
     observation_size = 20
 
     def __init__(self, model: mujoco.MjModel) -> None:
-        """Derive the kinematics from the model."""
         self.tree = PlanarTree(model)
 
     def noise(self, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -147,7 +171,6 @@ class Gym:
     frame_skip = 5
 
     def __init__(self, model: mujoco.MjModel, torso_position: bool = False) -> None:
-        """Take the time step and the torso's height from the model."""
         self.dt = model.opt.timestep * self.frame_skip
         self.origin = model.body("torso").pos.copy()
         self.torso_position = torso_position
@@ -179,3 +202,9 @@ def make_preset(name: str, model: mujoco.MjModel, torso_position: bool = False) 
             raise ValueError("torso_position belongs to the preset 'gym'")
         return Paper(model)
     raise ValueError(f"preset must be 'paper' or 'gym', got {name!r}")
+
+
+def make_spaces(model: mujoco.MjModel, preset: Preset) -> tuple[Box, Box]:
+    """Return the observation space and the action space of one cheetah."""
+    low, high = model.actuator_ctrlrange.T.astype(np.float32)
+    return Box(-np.inf, np.inf, (preset.observation_size,), np.float64), Box(low, high)

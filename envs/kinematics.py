@@ -64,21 +64,22 @@ class PlanarTree:
         Returns:
             The centre of mass (x, y, z) [n, 3] in metres; its velocity along x [n] in m/s.
         """
-        links = len(self.parents)
-        turn = np.empty((2, links, len(qpos)))
-        turn[0] = qpos[:, 2:].T
-        turn[1] = qvel[:, 2:].T
+        links, count = len(self.parents), len(qpos)
+        # Links come first in memory, so that the sums below run over contiguous blocks.
+        turn = np.empty((links, 2, count))
+        turn[:, 0] = qpos[:, 2:].T
+        turn[:, 1] = qvel[:, 2:].T
         for link in range(1, links):
-            turn[:, link] += turn[:, self.parents[link]]
-        cos, sin = np.cos(turn[0]), np.sin(turn[0])
-        terms = np.empty((3, links, len(qpos)))
-        np.add(self.arm_x * cos, self.arm_z * sin, out=terms[0])
-        np.subtract(self.arm_z * cos, self.arm_x * sin, out=terms[1])
-        np.multiply(terms[1], turn[1], out=terms[2])
-        total = terms[:, 0]
+            np.add(turn[link], turn[self.parents[link]], out=turn[link])
+        cos, sin = np.cos(turn[:, 0]), np.sin(turn[:, 0])
+        terms = np.empty((links, 3, count))
+        np.add(self.arm_x * cos, self.arm_z * sin, out=terms[:, 0])
+        np.subtract(self.arm_z * cos, self.arm_x * sin, out=terms[:, 1])
+        np.multiply(terms[:, 1], turn[:, 1], out=terms[:, 2])
+        total = terms[0]
         for link in range(1, links):
-            total += terms[:, link]
-        com = np.empty((len(qpos), 3))
+            total += terms[link]
+        com = np.empty((count, 3))
         com[:, 0] = total[0] + (qpos[:, 0] + self.origin[0])
         com[:, 1] = self.origin[1]
         com[:, 2] = total[1] + (qpos[:, 1] + self.origin[2])

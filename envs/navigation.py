@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
+from gymnasium.spaces import Box
 from numpy.typing import ArrayLike, NDArray
 
-from envs.rendering import draw_path
-from envs.tasks import TaskEnv, TaskVectorEnv
+from envs.drawing import draw_path
+from envs.tasks import TaskEnv
+from envs.vector import TaskVectorEnv
 
 Array = NDArray[np.float64]
 STEP = 0.1
@@ -52,25 +53,55 @@ class Goals:
         """Accept any finite goal."""
 
 
-def _spaces() -> tuple[gym.spaces.Box, gym.spaces.Box]:
-    return gym.spaces.Box(-np.inf, np.inf, (2,), np.float64), gym.spaces.Box(-1.0, 1.0, (2,))
+def make_spaces() -> tuple[Box, Box]:
+    """Return the observation space and the action space of one point."""
+    return Box(-np.inf, np.inf, (2,), np.float64), Box(-1.0, 1.0, (2,))
 
 
 class Navigation2DEnv(TaskEnv):
-    """TODO table."""
+    """A point in the plane that shall move to a goal it cannot see.
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    ## Action
+    `Box(-1, 1, (2,), float32)`, the movement along x and y in units of 0.1. Actions are clipped
+    to this range.
+
+    ## Observation
+    `Box(-inf, inf, (2,), float64)`, the position (x, y). It never contains the task.
+
+    ## Task
+    The goal position (x, y), `[2]`; `sample_tasks` draws it uniformly from [-0.5, 0.5]^2. Until a
+    task is set, the goal is (0.5, 0.5).
+
+    ## Reward
+    Minus the distance to the goal after the move, as in the original code; with
+    `squared_distance` minus its square, as in the paper's text.
+
+    ## Start
+    Position (0, 0).
+
+    ## End
+    Terminated where both coordinates are within 0.01 of the goal. Truncated after 100 steps
+    (`max_episode_steps`).
+
+    ## Info
+    `task`.
+
+    Source: Finn, Abbeel & Levine (2017), "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
+    Networks", section 5.3.
+
+    Args:
+        squared_distance: whether the reward is minus the squared distance.
+        render_mode: "rgb_array" or None.
+        size: of the pictures, in pixels.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(
         self, squared_distance: bool = False, render_mode: str | None = None, size: int = 256
     ) -> None:
-        """Make the environment."""
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
-        super().__init__(Goals())
-        self.observation_space, self.action_space = _spaces()
+        super().__init__(Goals(), *make_spaces(), render_mode)
         self.squared_distance = squared_distance
-        self.render_mode = render_mode
         self.size = size
         self._path = [np.zeros(2)]
 
@@ -79,8 +110,12 @@ class Navigation2DEnv(TaskEnv):
         return np.zeros(2)
 
     def step(self, action: ArrayLike) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Take one step; see `gymnasium.Env.step`."""
-        position = move(self._path[-1], self._finite_action(action))
+        """Take one step; see `gymnasium.Env.step`.
+
+        Raises:
+            ValueError: if the action is NaN or infinite, or has a wrong shape.
+        """
+        position = move(self._path[-1], self._clipped(action))
         self._path.append(position)
         gain = float(reward(position, self._task, self.squared_distance))
         return position.copy(), gain, bool(arrived(position, self._task)), False, self._info()
@@ -93,7 +128,14 @@ class Navigation2DEnv(TaskEnv):
 
 
 class Navigation2DVectorEnv(TaskVectorEnv):
-    """Many `Navigation2DEnv` in lock-step."""
+    """Many `Navigation2DEnv` in lock-step; see `TaskVectorEnv` for its manners.
+
+    Args:
+        num_envs: number of slots.
+        squared_distance: whether the reward is minus the squared distance.
+        max_episode_steps: steps after which an episode is truncated; None: never.
+        copy: whether every call returns a new observation array.
+    """
 
     def __init__(
         self,
@@ -102,8 +144,7 @@ class Navigation2DVectorEnv(TaskVectorEnv):
         max_episode_steps: int | None = None,
         copy: bool = True,
     ) -> None:
-        """Make the environments."""
-        super().__init__(num_envs, Goals(), *_spaces(), max_episode_steps, copy)
+        super().__init__(num_envs, Goals(), *make_spaces(), max_episode_steps, copy)
         self.squared_distance = squared_distance
 
     def _begin(self, slots: NDArray[np.int64]) -> Array:

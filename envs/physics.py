@@ -155,7 +155,7 @@ def _clock_slot() -> ctypes.c_void_p | None:
 quiet_clock = _QuietClock()
 
 
-def check_warnings(
+def check_simulations(
     name: str,
     counters: NDArray[np.int32],
     observations: NDArray[np.float64],

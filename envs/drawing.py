@@ -1,0 +1,42 @@
+"""Pictures of movements in the plane, drawn with NumPy alone."""
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+_WHITE, _AXIS, _PATH = (255, 255, 255), (220, 220, 220), (60, 90, 200)
+_START, _GOAL, _HERE = (120, 120, 120), (30, 150, 60), (200, 60, 40)
+
+
+def draw_path(path: Array, goal: Array, size: int) -> NDArray[np.uint8]:
+    """Draw a path (blue) with its start (grey), its end (red) and a goal (green).
+
+    Args:
+        path: positions from the start on, [t, 2].
+        goal: position, [2].
+        size: of the picture, in pixels.
+
+    Returns:
+        The picture [size, size, 3], y upwards, of a square around the origin that holds them all.
+    """
+    reach = 1.1 * max(0.55, float(np.abs(path).max()), float(np.abs(goal).max()))
+    unit = 2.0 * reach / size
+    rows, columns = np.mgrid[size - 1 : -1 : -1, 0:size]
+    pixels = (np.stack((columns, rows), axis=-1) + 0.5) * unit - reach
+    image = np.full((size, size, 3), _WHITE, dtype=np.uint8)
+    image[np.abs(pixels).min(axis=-1) < 0.5 * unit] = _AXIS
+    for start, end in itertools.pairwise(path):
+        image[_distance(pixels, start, end) < unit] = _PATH
+    for point, radius, colour in ((path[0], 4, _START), (goal, 5, _GOAL), (path[-1], 3, _HERE)):
+        image[_distance(pixels, point, point) < radius * unit] = colour
+    return image
+
+
+def _distance(pixels: Array, start: Array, end: Array) -> Array:
+    """Return the distance of every pixel [s, s, 2] to the segment from start to end, [s, s]."""
+    along = end - start
+    share = np.clip((pixels - start) @ along / max(float(along @ along), 1e-12), 0.0, 1.0)
+    return np.linalg.norm(pixels - start - share[..., None] * along, axis=-1)
