@@ -7,23 +7,44 @@ what to do.
 from __future__ import annotations
 
 import difflib
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from ruamel.yaml import YAML
 
 from metarl.schema import Config
-from metarl.yaml12 import YAMLTextError, parse
+from metarl.yaml12 import YAMLTextError, parse, render
 
 __all__ = ["Config", "ConfigError", "dump", "load"]
 
 MAX_BYTES = 65_536
 COMMAND_LINE = "command line"
+SECTION, LIST = "a section of 'key: value' lines", "a list, such as [1, 2]"
+NUMBER, COUNT = "a finite number without quotes", "a whole number without quotes or decimal point"
+KINDS = {
+    "model_type": SECTION,
+    "model_attributes_type": SECTION,
+    "dict_type": SECTION,
+    "tuple_type": LIST,
+    "list_type": LIST,
+    "too_short": "a list that is not empty; leave it out for the default",
+    "bool_type": "true or false",
+    "int_type": COUNT,
+    "float_type": NUMBER,
+    "finite_number": NUMBER,
+    "string_type": "text; quote it",
+    "string_too_short": "text that is not empty",
+    "string_pattern_mismatch": "module:Name-v0, such as envs:HalfCheetahVel-v0",
+}
+BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
 Keys = tuple[str | int, ...]
 
 
@@ -52,14 +73,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(_sentence(error, settings, str(path), changed)) from None
 
 
-def dump(config: Config) -> str:
-    """Write every setting, defaults included, as YAML that `load` reads back to an equal one."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    text = io.StringIO()
-    yaml.dump(config.model_dump(mode="json"), text)
-    return text.getvalue()
+def dump(config: Config, explain: bool = False) -> str:
+    """Write every setting, defaults included, as YAML that `load` reads back to an equal one.
+
+    Args:
+        config: what to write.
+        explain: put the meaning of each setting above it, as a comment.
+    """
+    return "\n".join(_lines(config, explain)) + "\n"
+
+
+def _lines(section: BaseModel, explain: bool) -> Iterator[str]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if explain:
+            yield f"# {field.description}"
+        if isinstance(value, BaseModel):
+            yield f"{name}:"
+            yield from (f"  {line}" for line in _lines(value, explain))
+        else:
+            yield f"{name}: {render(value)}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -144,7 +177,8 @@ def _sentence(
     if first["type"] in ("missing", "union_tag_not_found"):
         return f"{file}: {name} is missing; add it: {_known(Config, settings)[name]}"
     value = _show(_look_up(settings, path))
-    return f"{source}: {name} is {value}, but {' or '.join(dict.fromkeys(said))}."
+    must = " or ".join(dict.fromkeys(said)).replace(" or must be ", " or ")
+    return f"{source}: {name} is {value}, but {must}."
 
 
 def _path(mistake: Mapping[str, Any], settings: Any) -> Keys:
@@ -180,31 +214,25 @@ def _expectation(mistake: Mapping[str, Any]) -> str:
             return str(context["message"])
         case "union_tag_invalid":
             return f"must be one of {context['expected_tags']}"
-        case "model_type" | "dict_type":
-            return "must be a section of 'key: value' lines"
-        case "tuple_type" | "list_type":
-            return "must be a list, such as [1, 2]"
-        case "too_short":
-            return "must not be an empty list; leave it out for the default"
-        case "bool_type":
-            return "must be true or false"
-        case "int_type" | "int_from_float":
-            return "must be a whole number without quotes or decimal point"
-        case "float_type" | "finite_number":
-            return "must be a finite number without quotes"
-        case "string_type":
-            return "must be text; quote it"
-        case "string_pattern_mismatch":
-            return "must be module:Name-v0, such as envs:HalfCheetahVel-v0"
+        case "literal_error":
+            return f"must be {context['expected']}"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" as bound:
+            key, words = BOUNDS[bound]
+            return f"must be {words} {context[key]:g}"
+        case kind if kind in KINDS:
+            return f"must be {KINDS[kind]}"
         case _:
-            return (
-                str(mistake["msg"]).replace("Input should be", "must be").replace("should", "must")
-            )
+            return str(mistake["msg"]).replace("Input should", "must").replace("should", "must")
 
 
 def _nearest(name: str, settings: dict[str, Any]) -> str:
     """Advice on an unknown key: the nearest name beside it, else elsewhere, else all beside it."""
     section, _, last = name.rpartition(".")
+    if name in _known(Config, None):
+        return (
+            f"it belongs to another kind of {section}; take it out, or replace the whole section, "
+            f"on the command line by {section}={{...}}."
+        )
     known = {key: key.rpartition(".") for key in _known(Config, settings)}
     beside = [key for key, (parent, _, _) in known.items() if parent == section]
     for candidates in (beside, list(known)):

@@ -58,7 +58,7 @@ class RLProblem(Section):
     """Reinforcement learning on a family of Gymnasium environments that differ in their task."""
 
     kind: Literal["rl"]
-    """What is learned: `rl` is a policy."""
+    """What is learned; rl: a policy."""
     env: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[^\s:]+$")]
     """Environment as module:Name-v0; importing the module registers it."""
     env_kwargs: Annotated[dict[str, Scalar | list[Scalar]], BeforeValidator(_plain_values)] = {}
@@ -111,7 +111,7 @@ class TRPO(Section):
     """Trust-region policy optimisation of the post-update policies' surrogate."""
 
     method: Literal["trpo"]
-    """How the initialisation is updated."""
+    """How the initialisation is updated: trpo, vpg or ppo."""
     tasks: Count = 40
     """Tasks M of each meta-batch."""
     max_kl: Positive = 0.01
@@ -132,7 +132,7 @@ class VPG(Section):
     """Vanilla policy gradient with Adam."""
 
     method: Literal["vpg"]
-    """How the initialisation is updated."""
+    """How the initialisation is updated: trpo, vpg or ppo."""
     tasks: Count = 40
     """Tasks M of each meta-batch."""
     lr: Positive = 1e-3
@@ -145,7 +145,7 @@ class PPO(Section):
     """Proximal policy optimisation with a penalty on the inner steps' KL (ProMP)."""
 
     method: Literal["ppo"]
-    """How the initialisation is updated."""
+    """How the initialisation is updated: trpo, vpg or ppo."""
     tasks: Count = 40
     """Tasks M of each meta-batch."""
     lr: Positive = 1e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +53,17 @@ def parse(text: str) -> Any:
         raise YAMLTextError(f"this is not YAML ({' '.join(str(error).split())}).") from None
 
 
+def render(value: Any) -> str:
+    """A plain value on one line, as YAML that `parse` reads back to an equal one."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = True
+    yaml.width = 1_000_000
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = io.StringIO()
+    yaml.dump(list(value) if isinstance(value, tuple) else value, text)
+    return text.getvalue().removesuffix("...\n").strip()
+
+
 def _traps(events: Iterator[Event]) -> Iterator[tuple[int, str]]:
     depth = 0
     for event in events:
@@ -97,7 +109,7 @@ def _scalar(node: ScalarNode, yaml: YAML, key: str) -> Any:
     except ValueError:
         line = node.start_mark.line + 1
         raise YAMLTextError(
-            f"line {line}: {key} is no number that can be read; quote text."
+            f"line {line}: {key or 'this'} is no number that can be read; quote it."
         ) from None
 
 
