@@ -7,6 +7,7 @@ alone. So resuming needs no generator state, and neither threads nor interruptio
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,3 +35,21 @@ def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
         A fresh generator seeded by ``SeedSequence([seed, stream, *key])``.
     """
     return np.random.default_rng(np.random.SeedSequence([seed, int(stream), *key]))
+
+
+class Key(NamedTuple):
+    """The name of all data of one iteration: one stream of one seed, at one count.
+
+    Attributes:
+        seed: the run's seed.
+        stream: training, evaluation, ...
+        iteration: which meta-iteration.
+    """
+
+    seed: int
+    stream: Stream
+    iteration: int = 0
+
+    def generator(self, *counters: int) -> np.random.Generator:
+        """The generator of further counters, such as the task and the inner step."""
+        return generator(self.seed, self.stream, self.iteration, *counters)

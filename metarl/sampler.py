@@ -1,0 +1,237 @@
+"""Sampling: one wave of whole episodes for every task, each task with a policy of its own.
+
+All slots of a wave advance together: one batched forward of the M policies, one call of the vector environment, for each
+environment step. Tasks are shared out over Python threads, each with a vector environment and a policy batch of its own;
+physics and matrix products release the interpreter's lock. No number depends on how many threads there are: noise and
+seeds are drawn per task, before the tasks are shared out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from metarl.data import Params
+from metarl.functional.tasks import Mapper, take
+from metarl.seeding import Key
+
+
+class EnvironmentFailure(Exception):
+    """An environment raised, or returned what cannot be learned from; the message names it, its task and its step."""
+
+
+class StackedPolicy(Protocol):
+    """M policies in one call."""
+
+    def __call__(self, params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """``(parameters [M, *shape], obs [M, B, O]) -> (mean [M, B, A], log_std [M, A])``."""
+        ...
+
+
+class Wave(NamedTuple):
+    """One wave as it was sampled; the shapes are those of :class:`metarl.data.Episodes`."""
+
+    obs: Tensor
+    actions: Tensor
+    rewards: Tensor
+    mask: Tensor
+    mean: Tensor
+    log_std: Tensor
+
+
+class LoopVectorEnv(VectorEnv[Any, Any, Any]):
+    """Single environments behind the interface of a vector environment, for those without a native one.
+
+    Slots are not reset by themselves: a slot whose episode has ended is not stepped again until the next ``reset``; it
+    repeats its last observation, with reward 0. Gymnasium's SyncVectorEnv cannot leave a slot idle.
+
+    Args:
+        envs: one environment per slot, with Box spaces and, unwrapped, a method ``set_task``.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+
+    def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
+        self.envs = list(envs)
+        self.num_envs = len(self.envs)
+        self.single_observation_space = self.envs[0].observation_space
+        self.single_action_space = self.envs[0].action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        shape = (self.num_envs, *self.single_observation_space.shape)  # type: ignore[misc]
+        self._obs = np.zeros(shape, dtype=np.float64)
+        self._ended = np.ones((2, self.num_envs), dtype=bool)
+        self._step = 0
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Set every slot's task, ``options["task"]`` ``[num_envs, D]``, and start its episode from ``seed[slot]``."""
+        self._ended[:] = False
+        self._step = 0
+        for slot, env in enumerate(self.envs):
+            task = None if options is None else options["task"][slot]
+            with self._naming(slot, "reset"):
+                if task is not None:
+                    env.unwrapped.set_task(task)  # type: ignore[attr-defined]
+                self._put(slot, env.reset(seed=None if seed is None else int(seed[slot]))[0])
+        return self._obs.copy(), {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step the slots whose episode has not ended, with actions clipped to the action space."""
+        rewards = np.zeros(self.num_envs)
+        space = self.single_action_space
+        clipped = np.clip(actions, space.low, space.high).astype(space.dtype)  # type: ignore[attr-defined]
+        for slot, env in enumerate(self.envs):
+            if not self._ended[:, slot].any():
+                with self._naming(slot, f"step {self._step}"):
+                    obs, rewards[slot], *ended, _ = env.step(clipped[slot])
+                    self._ended[:, slot] = ended
+                    self._put(slot, obs)
+        self._step += 1
+        return self._obs.copy(), rewards, *self._ended.copy(), {}
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close every environment."""
+        for env in self.envs:
+            env.close()
+
+    def _put(self, slot: int, obs: Any) -> None:
+        if np.shape(obs) != self._obs.shape[1:]:
+            raise ValueError(f"an observation of shape {np.shape(obs)}, where {self._obs.shape[1:]} was declared")
+        self._obs[slot] = obs
+
+    def _naming(self, slot: int, where: str) -> _Naming:
+        spec = self.envs[slot].spec
+        return _Naming(f"{spec.id if spec else type(self.envs[slot].unwrapped).__name__}, slot {slot}, {where}")
+
+
+class _Naming:
+    """Turns an environment's exception into one that says where it came from."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, EnvironmentFailure):
+            raise EnvironmentFailure(f"environment {self.place}: {type(error).__name__}: {error}") from error
+
+
+class Sampler:
+    """Samples waves of a fixed number of tasks and episodes.
+
+    Args:
+        make_env: makes a vector environment of so many slots, AutoresetMode.DISABLED.
+        tasks: M, tasks in a wave.
+        episodes: N, episodes of each task.
+        horizon: T, most steps of an episode.
+        policy: acts for M tasks at once.
+        threads: the tasks are shared out over at most so many vector environments.
+        mapper: maps over those; a thread pool's map runs them side by side.
+        device: where the policies act and the wave is kept.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[int], VectorEnv[Any, Any, Any]],
+        tasks: int,
+        episodes: int,
+        horizon: int,
+        policy: StackedPolicy,
+        threads: int = 1,
+        mapper: Mapper = map,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.episodes, self.horizon = episodes, horizon
+        self.policy, self.mapper, self.device = policy, mapper, torch.device(device)
+        bounds = np.linspace(0, tasks, min(threads, tasks) + 1).astype(int)
+        self.shares = [slice(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        self.envs = [make_env((part.stop - part.start) * episodes) for part in self.shares]
+
+    def wave(self, params: Params, tasks: np.ndarray, key: Key, step: int) -> Wave:
+        """Sample N whole episodes of each task.
+
+        Args:
+            params: one parameter set per task, ``[M, *shape]``.
+            tasks: ``[M, D]``.
+            key: names the random numbers, together with ``step``.
+            step: inner step; the same key and step give the same wave.
+
+        Returns:
+            The wave; steps after an episode's end are zero and masked.
+
+        Raises:
+            EnvironmentFailure: an environment raised, or gave a reward or observation that is not finite.
+        """
+        count, action_space = len(tasks), self.envs[0].single_action_space
+        obs_size, action_size = self.envs[0].single_observation_space.shape[0], action_space.shape[0]  # type: ignore
+        generators = [key.generator(task, step) for task in range(count)]
+        seeds = np.stack([rng.integers(2**31, size=self.episodes) for rng in generators])
+        steps = (self.episodes, self.horizon)
+        noise = torch.from_numpy(
+            np.stack([rng.standard_normal((*steps, action_size), dtype=np.float32) for rng in generators])
+        )
+        dtype = next(iter(params.values())).dtype
+        zeros = lambda *size: torch.zeros(count, *size, dtype=dtype, device=self.device)  # noqa: E731
+        wave = Wave(
+            obs=zeros(*steps, obs_size),
+            actions=noise.to(self.device, dtype),
+            rewards=zeros(*steps),
+            mask=zeros(*steps),
+            mean=zeros(*steps, action_size),
+            log_std=zeros(action_size),
+        )
+
+        def sample(item: tuple[slice, VectorEnv[Any, Any, Any]]) -> None:
+            part, env = item
+            self._sample_share(env, take(params, part), tasks[part], seeds[part], take(wave, part))
+
+        list(self.mapper(sample, zip(self.shares, self.envs, strict=True)))
+        _check_finite(wave, tasks)
+        return wave
+
+    @torch.no_grad()
+    def _sample_share(
+        self, env: VectorEnv[Any, Any, Any], params: Params, tasks: np.ndarray, seeds: np.ndarray, wave: Wave
+    ) -> None:
+        """Fill ``wave``, whose ``actions`` hold the noise when it begins."""
+        count, slots = len(tasks), len(tasks) * self.episodes
+        task_of_slot = np.repeat(tasks, self.episodes, axis=0)
+        obs, _ = env.reset(seed=seeds.reshape(-1).tolist(), options={"task": task_of_slot})
+        active = np.ones(slots, dtype=bool)
+        rewards = np.zeros((self.horizon, slots))
+        mask = np.zeros((self.horizon, slots), dtype=bool)
+        for t in range(self.horizon):
+            seen = torch.from_numpy(obs).to(self.device, wave.obs.dtype).view(count, self.episodes, -1)
+            mean, log_std = self.policy(params, seen)
+            action = torch.addcmul(mean, wave.actions[:, :, t], log_std.exp().unsqueeze(1))
+            wave.obs[:, :, t], wave.mean[:, :, t], wave.actions[:, :, t] = seen, mean, action
+            obs, reward, terminated, truncated, _ = env.step(action.reshape(slots, -1).cpu().numpy())
+            rewards[t], mask[t] = reward, active
+            active &= ~(terminated | truncated)
+            if not active.any():
+                break
+        wave.log_std.copy_(log_std)
+        for kept, values in ((wave.mask, mask), (wave.rewards, rewards * mask)):
+            kept.copy_(torch.from_numpy(values).T.reshape(count, self.episodes, self.horizon))
+        for kept in (wave.obs, wave.actions, wave.mean):
+            kept.mul_(wave.mask.unsqueeze(-1)) if not mask.all() else None
+
+
+def _check_finite(wave: Wave, tasks: np.ndarray) -> None:
+    for name in ("obs", "actions", "rewards"):
+        values = getattr(wave, name)
+        # A sum is finite only if every term is: one pass, no temporary. An overflow of the sum is looked at closely.
+        if not values.sum().isfinite() and not (finite := values.isfinite()).all():
+            task, episode, step = (int(index) for index in (~finite).nonzero()[0][:3])
+            raise EnvironmentFailure(
+                f"{name} not finite in task {task} {tasks[task].tolist()}, episode {episode}, step {step}"
+            )
