@@ -175,7 +175,7 @@ def _sentence(
     if first["type"] == "extra_forbidden":
         return f"{source}: {name} is not a setting; {_nearest(name, settings)}"
     if first["type"] in ("missing", "union_tag_not_found"):
-        return f"{file}: {name} is missing; add it: {_known(Config, settings)[name]}"
+        return f"{source}: {name} is missing; add it: {_known(Config, settings)[name]}"
     value = _show(_look_up(settings, path))
     must = " or ".join(dict.fromkeys(said)).replace(" or must be ", " or ")
     return f"{source}: {name} is {value}, but {must}."
@@ -218,7 +218,7 @@ def _expectation(mistake: Mapping[str, Any]) -> str:
             return f"must be {context['expected']}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" as bound:
             key, words = BOUNDS[bound]
-            return f"must be {words} {context[key]:g}"
+            return f"must be {words} {str(context[key]).removesuffix('.0')}"
         case kind if kind in KINDS:
             return f"must be {KINDS[kind]}"
         case _:

@@ -200,7 +200,8 @@ Outer = Annotated[TRPO | VPG | PPO, Field(discriminator="method")]
 class Config(Section):
     """Everything that decides a run's numbers."""
 
-    seed: CountOrZero = 1
+    # NumPy takes seeds apart into words of 32 bits; one word leaves the streams their own.
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
     """Seed of every random number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are evaluated; auto: a GPU when there is one."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from ruamel.yaml.nodes import Node, ScalarNode, SequenceNode
 
 MAX_DEPTH = 16
 _CORE_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
+_WORD = re.compile(r"[A-Za-z_][\w./-]*(:[\w./-]+)*", re.ASCII)
 
 
 class YAMLTextError(ValueError):
@@ -54,14 +56,29 @@ def parse(text: str) -> Any:
 
 
 def render(value: Any) -> str:
-    """A plain value on one line, as YAML that `parse` reads back to an equal one."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = True
-    yaml.width = 1_000_000
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    text = io.StringIO()
-    yaml.dump(list(value) if isinstance(value, tuple) else value, text)
-    return text.getvalue().removesuffix("...\n").strip()
+    """A plain value on one line, as YAML that `parse` reads back to an equal one.
+
+    Text is quoted and escaped like JSON's unless it is a simple word: ruamel.yaml writes some text,
+    such as ``?0``, in a way that it cannot read.
+    """
+    match value:
+        case str():
+            plain = _WORD.fullmatch(value) and parse(value) == value
+            return value if plain else f'"{"".join(map(_escape, value))}"'
+        case list() | tuple():
+            return f"[{', '.join(map(render, value))}]"
+        case dict():
+            return (
+                f"{{{', '.join(f'{render(key)}: {render(item)}' for key, item in value.items())}}}"
+            )
+        case _:
+            return json.dumps(value, allow_nan=False)
+
+
+def _escape(character: str) -> str:
+    if character in '"\\':
+        return f"\\{character}"
+    return character if character.isprintable() else f"\\U{ord(character):08x}"
 
 
 def _traps(events: Iterator[Event]) -> Iterator[tuple[int, str]]:

@@ -1,0 +1,127 @@
+"""The import direction: data <- functional <- problems <- evaluate <- train; envs stands apart."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*ROOT.glob("metarl/**/*.py"), *ROOT.glob("envs/**/*.py")])
+ALLOWED = {"metarl.functional": ["torch", "metarl.data"], "metarl.nets": ["torch"]}
+LAYERS = ["metarl.data", "metarl.functional", "metarl.problems", "metarl.evaluate", "metarl.train"]
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Everything a file imports, anywhere in it, as dotted names: `from a import b` is a.b."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def offences(path: Path) -> Iterator[str]:
+    """The imports of one file that go against the design."""
+    here = module(path)
+    for name in imports(path):
+        third_party = name.partition(".")[0] not in sys.stdlib_module_names
+        if within(here, "envs") and within(name, "metarl"):
+            yield name
+        if within(here, "metarl") and within(name, "envs"):
+            yield name
+        for package, allowed in ALLOWED.items():
+            if within(here, package) and third_party and not within(name, package, *allowed):
+                yield name
+        if within(name, "gymnasium") and not within(
+            here, "envs", "metarl.problems.rl", "metarl.sampler"
+        ):
+            yield name
+        if within(name, "metarl.config", "metarl.schema") and within(
+            here, *LAYERS[:2], "metarl.nets", "metarl.sampler"
+        ):
+            yield name
+        for layer, above in enumerate(LAYERS):
+            if within(name, above) and any(within(here, below) for below in LAYERS[:layer]):
+                yield name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module)
+def test_imports_follow_the_design(path):
+    assert not sorted(set(offences(path)))
+
+
+@pytest.mark.parametrize(
+    ("here", "code"),
+    [
+        ("metarl/functional/x.py", "import numpy"),
+        ("metarl/functional/x.py", "from metarl import sampler"),
+        ("metarl/functional/x.py", "def f():\n    from metarl.problems import rl"),
+        ("metarl/nets/x.py", "from metarl.data import Params"),
+        ("metarl/runs.py", "import gymnasium as gym"),
+        ("metarl/problems/rl.py", "import envs"),
+        ("metarl/problems/rl.py", "import metarl.train"),
+        ("metarl/sampler.py", "from metarl.config import Config"),
+        ("envs/x.py", "from metarl import seeding"),
+    ],
+)
+def test_the_check_sees_an_offence(here, code, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    path = tmp_path / here
+    path.parent.mkdir(parents=True)
+    path.write_text(code)
+    assert list(offences(path))
+
+
+def calls(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module)
+def test_nothing_draws_from_a_global_generator_or_loads_code(path):
+    banned = {
+        "np.random.seed",
+        "numpy.random.seed",
+        "torch.manual_seed",
+        "torch.load",
+        "torch.seed",
+    }
+    legacy = {
+        f"np.random.{name}" for name in ("rand", "randn", "randint", "normal", "uniform", "choice")
+    }
+    assert not set(calls(path)) & (banned | legacy)
+    assert not set(imports(path)) & {"random", "pickle", "dill", "cloudpickle"}
+
+
+def test_one_module_alone_makes_environments():
+    makers = {
+        module(path)
+        for path in SOURCES
+        if any(call.endswith((".make", ".make_vec")) for call in calls(path))
+    }
+    assert makers <= {"metarl.problems.rl"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module)
+def test_modules_are_named_for_what_they_hold(path):
+    assert path.stem not in {"utils", "util", "common", "helpers", "misc"}
+    assert path.stem not in sys.stdlib_module_names
+
+
+def test_tests_are_no_packages():
+    """Else tests/envs would hide envs."""
+    assert not list(ROOT.glob("tests/**/__init__.py"))
