@@ -31,7 +31,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         action_space: of one slot.
         max_episode_steps: steps after which an episode is truncated; None or -1: never.
         copy: whether `reset` and `step` return a new observation array each time. Without it they
-            return a buffer that the next call overwrites.
+            return a buffer that the next call overwrites, and that callers must not write to.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
