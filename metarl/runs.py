@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import math
@@ -12,7 +14,6 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
@@ -50,7 +51,7 @@ class Run:
             raise RunError(
                 f"{path}: another process writes this run; wait for it, or end it."
             ) from None
-        self._metrics = (path / METRICS).open("a", encoding="utf-8")
+        self._metrics = (path / METRICS).open("ab", buffering=0)
         self._board = Board(path, settings)
 
     @classmethod
@@ -115,8 +116,9 @@ class Run:
         record: dict[str, float | None] = {"iteration": iteration, "time": time.time()}
         record |= {tag: _finite(value) for tag, value in metrics.items()}
         with disk.failures_as(RunError, self.path / METRICS):
-            self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
-            self._metrics.flush()
+            line = (json.dumps(record, allow_nan=False) + "\n").encode()
+            if self._metrics.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._show(record)
 
     def figure(self, tag: str, figure: Figure | bytes, iteration: int) -> None:
@@ -125,7 +127,7 @@ class Run:
         Args:
             tag: its name; a ``/`` makes a group.
             figure: of Matplotlib, or the bytes of a PNG file.
-            iteration: what it belongs to.
+            iteration: iterations completed.
 
         Raises:
             RunError: the disk does not take it.
@@ -168,12 +170,7 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _show(self, record: Mapping[str, Any]) -> None:
@@ -186,11 +183,11 @@ class Run:
         self._metrics.close()
         lines = "".join(json.dumps(record) + "\n" for record in records)
         disk.replace(self.path / METRICS, lines.encode())
-        self._metrics = (self.path / METRICS).open("a", encoding="utf-8")
+        self._metrics = (self.path / METRICS).open("ab", buffering=0)
         for record in records:
             self._show(record)
         for path in sorted(self.path.glob("figures/**/*.png")):
-            if int(path.stem) < iteration:
+            if int(path.stem) <= iteration:
                 tag = path.parent.relative_to(self.path / "figures").as_posix()
                 self._board.image(tag, path.read_bytes(), int(path.stem))
             else:
@@ -218,7 +215,7 @@ def find_run(run: str | Path, root: str | Path = "runs") -> Path:
             raise RunError(f"{root}: holds no run; train one first, or name its folder.")
         return max(found, key=_created)
     path = Path(run)
-    if path.parent.name == "checkpoints" and not (path / CONFIG).exists():
+    if _is_checkpoint(path):
         path = path.parent.parent
     if not path.is_dir():
         raise RunError(f"{path}: there is no such folder; name a run, or 'latest'.")
@@ -241,9 +238,8 @@ def find_checkpoint(run: str | Path, root: str | Path = "runs") -> tuple[Checkpo
         RunError: there is no such run.
         CheckpointError: there is no checkpoint, or none that can be trusted.
     """
-    path = Path(run)
-    if path.parent.name == "checkpoints" and not (path / CONFIG).exists():
-        return checkpoints.load(path), []
+    if _is_checkpoint(Path(run)):
+        return checkpoints.load(run), []
     path = find_run(run, root)
     checkpoint, refused = checkpoints.newest_valid(path)
     if checkpoint is None:
@@ -261,27 +257,33 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     path = Path(run) / METRICS
     with disk.failures_as(RunError, path):
         lines = path.read_bytes().split(b"\n")
-    records = []
+    records: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
-            raise RunError(f"{path}: line {number} is damaged; restore the file.") from None
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("iteration"), int):
+            raise RunError(f"{path}: line {number} is damaged; restore the file.")
+        records.append(record)
     return records
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.parent.name == "checkpoints" and not (path / CONFIG).exists()
 
 
 def _new_folder(group: Path, seed: int) -> Path:
     """Make a folder of its own, even for runs that start in the same second."""
     group.mkdir(parents=True, exist_ok=True)
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-s{seed}"
-    for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
-        path = group / f"{name}{suffix}"
-        try:
+    number = 1
+    while True:
+        path = group / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
             path.mkdir()
-        except FileExistsError:
-            continue
-        return path
-    raise RunError(f"{group / name}: too many runs started in this second; start again.")
+            return path
+        number += 1
 
 
 def _created(path: Path) -> tuple[str, float]:
