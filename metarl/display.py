@@ -46,10 +46,10 @@ class Display:
         """Show the metrics of an iteration that has just ended.
 
         Args:
-            iteration: iterations completed before it, as in `metarl.runs.Run.log`.
+            iteration: iterations completed by now.
             metrics: by tag; those that are missing are left out.
         """
-        self._pace.tick(iteration + 1)
+        self._pace.tick(iteration)
         self._view.update(dict(metrics))
 
     def __enter__(self) -> Self:

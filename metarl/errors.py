@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-OK, MISTAKE, INTERRUPTED, TERMINATED, PIPE_CLOSED = 0, 2, 130, 143, 141
+MISTAKE, INTERRUPTED, TERMINATED, PIPE_CLOSED = 2, 130, 143, 141
 EXPECTED = {
     "metarl.config": ("ConfigError",),
     "metarl.runs": ("RunError",),
@@ -18,6 +18,7 @@ EXPECTED = {
     "metarl.problems.rl": ("EnvironmentError_",),
     "metarl.errors": ("UserError",),
     "envs.errors": ("SimulationError",),
+    "gymnasium.error": ("Error",),
 }
 """Exceptions whose message is a sentence for the user. Looked up once one is raised, so that its
 module is loaded already: a command that reads a file need not load the simulator for its errors."""
@@ -31,20 +32,20 @@ class Terminated(BaseException):
     """The process was asked to end, by SIGTERM."""
 
 
-def run_command(body: Callable[[], None], traceback: bool = False) -> int:
+def run_command(body: Callable[[], int], traceback: bool = False) -> int:
     """Run a command and give its exit code, with a sentence instead of a traceback.
 
     Args:
-        body: the command.
+        body: the command; gives its own exit code.
         traceback: raise expected errors as they are; METARL_TRACEBACK=1 asks for it too.
 
     Returns:
-        0; 2 after an expected error, whose sentence goes to standard error; 130 after Ctrl-C; 143
-        after SIGTERM, unless the body handles it; 141 when nobody reads the output any more.
+        The body's; 2 after an expected error, whose sentence goes to standard error; 130 after
+        Ctrl-C; 143 after SIGTERM, unless the body handles it; 141 when nobody reads the output.
     """
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        body()
+        return body()
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except Terminated:
@@ -59,7 +60,6 @@ def run_command(body: Callable[[], None], traceback: bool = False) -> int:
         return _say(f"error: {error}", MISTAKE)
     finally:
         signal.signal(signal.SIGTERM, before)
-    return OK
 
 
 def is_expected(error: BaseException) -> bool:

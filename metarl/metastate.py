@@ -1,0 +1,48 @@
+"""Meta-parameters as the named tensors of a checkpoint, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from metarl.checkpoints import CheckpointError
+from metarl.data import Meta, Params
+
+THETA, RATES = "theta/", "rates/"
+
+
+def meta_to_tensors(meta: Meta) -> dict[str, Tensor]:
+    """``theta/<name>`` and ``rates/<name>``."""
+    theta = {f"{THETA}{name}": tensor for name, tensor in meta.theta.items()}
+    return theta | {f"{RATES}{name}": tensor for name, tensor in meta.rates.items()}
+
+
+def meta_from_tensors(tensors: Mapping[str, Tensor], like: Meta) -> Meta:
+    """The inverse of `meta_to_tensors`.
+
+    Args:
+        tensors: of a checkpoint; those of other names are left alone.
+        like: the problem's initial meta-parameters: names, shapes, types, device.
+
+    Raises:
+        CheckpointError: the tensors are not those of this problem.
+    """
+    return Meta(_restored(tensors, THETA, like.theta), _restored(tensors, RATES, like.rates))
+
+
+def _restored(tensors: Mapping[str, Tensor], prefix: str, like: Params) -> Params:
+    found = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    for name in like.keys() | found.keys():
+        stored = tuple(found[name].shape) if name in found else "no such tensor"
+        wanted = tuple(like[name].shape) if name in like else "none"
+        if stored != wanted:
+            raise CheckpointError(
+                f"the checkpoint does not fit the configuration: {prefix}{name} is {stored}, where "
+                f"the configured problem has {wanted}; use the configuration it was trained with."
+            )
+    return {name: found[name].to(tensor) for name, tensor in like.items()}

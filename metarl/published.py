@@ -1,0 +1,85 @@
+"""Published returns by gradient step, to be shown beside one's own where the task is the same.
+
+Source: Finn, Abbeel & Levine 2017 (arXiv:1703.03400), figures 4 and 5, tables 4 and 5: means over
+40 tasks of the data behind the figures, published with the authors' code (cbfinn/maml_rl, icml/).
+The standard error is the standard deviation over tasks / √40. One training seed each; MuJoCo 1.31.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+SOURCE = "Finn et al. 2017"
+
+
+class Row(NamedTuple):
+    """One method's published result.
+
+    Attributes:
+        name: ``MAML``, ``pretrained``, ``random`` or ``oracle``.
+        mean: average return after 0, 1, ... gradient steps; the oracle takes none.
+        standard_error: of the first of these, as far as known.
+    """
+
+    name: str
+    mean: tuple[float, ...]
+    standard_error: tuple[float, ...] = ()
+
+
+class _Result(NamedTuple):
+    env: str
+    env_kwargs: dict[str, Any]
+    horizon: int
+    rows: tuple[Row, ...]
+
+
+_RESULTS = (
+    _Result(
+        env="envs:Navigation2D-v0",
+        env_kwargs={"squared_distance": False},
+        horizon=100,
+        rows=(
+            Row("MAML", (-40.41, -11.68, -3.33, -3.23, -3.35), (2.0, 1.1, 0.28, 0.29)),
+            Row("random", (-82.66, -57.96, -53.84, -46.81, -42.91)),
+            Row("oracle", (-2.29,)),
+        ),
+    ),
+    _Result(
+        env="envs:HalfCheetahVel-v0",
+        env_kwargs={"preset": "paper", "max_velocity": 2.0},
+        horizon=200,
+        rows=(
+            Row("MAML", (-129.53, -78.57, -66.62, -60.78), (8.4, 5.0, 4.6, 4.4)),
+            Row("pretrained", (-158.00, -135.39, -128.47, -133.61)),
+            Row("random", (-254.83, -254.33, -246.79, -230.83)),
+            Row("oracle", (-54.47,)),
+        ),
+    ),
+    _Result(
+        env="envs:HalfCheetahDir-v0",
+        env_kwargs={"preset": "paper"},
+        horizon=200,
+        rows=(
+            Row("MAML", (-50.69, 293.19, 313.48, 315.65), (2.9, 8.7, 8.0, 7.1)),
+            Row("pretrained", (-43.03, -24.75, -12.85, 19.57)),
+            Row("random", (-35.73, 21.83, 62.32, 86.18)),
+            Row("oracle", (442.69,)),
+        ),
+    ),
+)
+
+
+def find(env: str, env_kwargs: Mapping[str, Any], horizon: int) -> tuple[Row, ...]:
+    """The published results for exactly this environment, MAML first; empty where there are none.
+
+    Args:
+        env: ``module:Name-v0``.
+        env_kwargs: arguments of its constructor; those left out have their defaults.
+        horizon: T.
+    """
+    for result in _RESULTS:
+        same = {**result.env_kwargs, **env_kwargs} == result.env_kwargs
+        if same and (result.env, result.horizon) == (env, horizon):
+            return result.rows
+    return ()

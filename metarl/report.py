@@ -1,0 +1,189 @@
+"""An evaluation on paper: table on the terminal, JSON, CSV, PNG and TensorBoard's files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from metarl import disk, system
+from metarl.curves import Aggregate, Curve
+from metarl.display import writable
+from metarl.figures import adaptation_figure
+from metarl.published import SOURCE, Row
+from metarl.runs import RunError
+
+PROTOCOL = (
+    "held-out tasks from a stream of their own, which training never draws from; fresh data at "
+    "every step; the stochastic policy's undiscounted return; mean over tasks, standard error = "
+    "sample standard deviation over tasks / sqrt(tasks)"
+)
+NAME = "adaptation"
+
+
+@dataclass(frozen=True)
+class Report:
+    """One evaluated run.
+
+    Attributes:
+        run: its name.
+        curve: of the trained policy.
+        settings: what else decides the numbers, as JSON values.
+        references: curves of other policies on the same tasks, by name.
+        published: numbers to show beside.
+    """
+
+    run: str
+    curve: Curve
+    settings: dict[str, Any]
+    references: dict[str, Curve] = field(default_factory=dict)
+    published: tuple[Row, ...] = ()
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """Write ``adaptation.json``, ``.csv``, ``.png`` and TensorBoard's files.
+
+    Raises:
+        RunError: the disk does not take them.
+    """
+    png = io.BytesIO()
+    adaptation_figure(report.curve, report.references, report.published).savefig(png, format="png")
+    contents = {
+        "json": (json.dumps(to_json(report), indent=1, allow_nan=False) + "\n").encode(),
+        "csv": to_csv(report).encode(),
+        "png": png.getvalue(),
+    }
+    with disk.failures_as(RunError, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, content in contents.items():
+            disk.replace(folder / f"{NAME}.{suffix}", content)
+        _write_events(report, folder, png.getvalue())
+    return [folder / f"{NAME}.{suffix}" for suffix in contents]
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Everything that was measured, and what it takes to measure it again."""
+    return {
+        "run": report.run,
+        "environment": report.curve.env,
+        "iteration": report.curve.iteration,
+        "seed": report.curve.seed,
+        "protocol": PROTOCOL,
+        **_curve(report.curve),
+        "references": {name: _curve(curve) for name, curve in report.references.items()},
+        "published": {row.name: row._asdict() | {"source": SOURCE} for row in report.published},
+        "settings": report.settings,
+        "versions": system.describe(),
+    }
+
+
+def to_csv(report: Report) -> str:
+    """One row per policy, gradient step and task."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    parts = report.curve.tasks.shape[1]
+    columns = [f"task_{part}" for part in range(parts)]
+    writer.writerow(["policy", "step", "rate", "task", *columns, report.curve.measure])
+    for name, curve in {NAME: report.curve, **report.references}.items():
+        for step, values in zip(curve.steps, curve.per_task_return, strict=True):
+            rate = _rate(curve, step)
+            for index, (task, value) in enumerate(zip(curve.tasks, values, strict=True)):
+                writer.writerow([name, step, rate, index, *task.tolist(), float(value)])
+    return text.getvalue()
+
+
+def table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: step, rate, mean and standard error of each policy, the published means."""
+    curves = {f"mean {report.curve.measure}": report.curve, **report.references}
+    header = ["step", "rate"]
+    for name in curves:
+        header += [name, "± s.e."]
+    header += [f"{row.name}, {SOURCE}" for row in report.published]
+    rows = []
+    for step in report.curve.steps:
+        cells = [str(step), _rate(report.curve, step)]
+        for curve in curves.values():
+            known = step < len(curve.steps)
+            cells += (
+                [_cell(curve.mean_return[step]), _cell(curve.standard_error[step])]
+                if known
+                else ["", ""]
+            )
+        cells += [_cell(row.mean[step]) if step < len(row.mean) else "" for row in report.published]
+        rows.append(cells)
+    return header, rows
+
+
+def aggregate_table(curves: Sequence[Curve], found: Aggregate) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: step, each seed's mean, their interquartile mean and its interval."""
+    header = ["step", *(f"seed {curve.seed}" for curve in curves), "IQM", "95 % interval"]
+    rows = []
+    for step, (centre, low, high) in enumerate(zip(*found, strict=True)):
+        interval = f"{_cell(low)} to {_cell(high)}" if math.isfinite(low) else ""
+        means = [_cell(curve.mean_return[step]) for curve in curves]
+        rows.append([str(step), *means, _cell(centre), interval])
+    return header, rows
+
+
+def show(header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO = sys.stdout) -> None:
+    """Print a table: drawn by rich on a terminal, aligned columns elsewhere."""
+    if stream.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        drawn = Table(*header, header_style="bold")
+        for column in drawn.columns:
+            column.justify = "right"
+        for row in rows:
+            drawn.add_row(*row)
+        Console(file=stream).print(drawn)
+        return
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        line = "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        print(writable(line.rstrip(), stream), file=stream)
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "steps": curve.steps,
+        f"mean_{curve.measure}": curve.mean_return.tolist(),
+        "standard_error": [None if math.isnan(e) else e for e in curve.standard_error.tolist()],
+        f"per_task_{curve.measure}": curve.per_task_return.tolist(),
+        "tasks": curve.tasks.tolist(),
+        "rates": list(curve.rates),
+        "episodes": curve.episodes,
+    }
+
+
+def _rate(curve: Curve, step: int) -> str:
+    if step == 0:
+        return ""
+    rate = curve.rates[step - 1]
+    return "learned" if rate is None else f"{rate:g}"
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
+
+
+def _write_events(report: Report, folder: Path, png: bytes) -> None:
+    """A TensorBoard run of its own beside the training's, whose x axis is gradient steps."""
+    from PIL import Image
+    from torch.utils.tensorboard import SummaryWriter
+
+    for stale in folder.glob("events.out.tfevents.*"):
+        stale.unlink()
+    with SummaryWriter(str(folder)) as writer:
+        for step, value in zip(report.curve.steps, report.curve.mean_return, strict=True):
+            writer.add_scalar(f"{NAME}/{report.curve.measure}", float(value), step)
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+        writer.add_image(NAME, pixels, report.curve.iteration, dataformats="HWC")
