@@ -1,0 +1,19 @@
+"""What every test sees: `import support` works, and torch uses one thread, so that no sum changes with the machine.
+
+The folder itself stays off the path: `tests/envs` would hide the package `envs`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+
+_spec = importlib.util.spec_from_file_location("support", Path(__file__).with_name("support.py"))
+_support = importlib.util.module_from_spec(_spec)
+sys.modules["support"] = _support
+_spec.loader.exec_module(_support)
+
+torch.set_num_threads(1)

@@ -1,0 +1,202 @@
+"""Helpers of the tests: tiny policies, episodes made from random numbers, and an environment solved on paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.data import Episodes, MetaBatch, Params
+from metarl.functional.gaussian_mlp import Architecture
+from metarl.nets.gaussian_mlp import GaussianMLP
+
+DOUBLE = torch.float64
+ESTIMATOR_NAMES = ("reinforce", "lvc", "dice", "loaded_dice")
+
+
+def random_generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(seed: int, *size: int) -> Tensor:
+    return torch.randn(*size, generator=random_generator(seed), dtype=DOUBLE)
+
+
+def make_policy(
+    activation: str = "tanh",
+    sizes: tuple[int, ...] = (3, 5, 4, 2),
+    min_std: float = 1e-6,
+    seed: int = 0,
+) -> GaussianMLP:
+    """A float64 policy none of whose parameters is zero or equal to another."""
+    policy = GaussianMLP(
+        sizes[0], sizes[-1], sizes[1:-1], activation, 1.0, min_std, random_generator(seed)
+    ).double()
+    with torch.no_grad():
+        for index, value in enumerate(policy.parameters()):
+            value += 0.2 * normal(1000 * seed + index, *value.shape)
+    return policy.requires_grad_(False)
+
+
+def theta_of(policy: GaussianMLP) -> Params:
+    return {name: value.clone() for name, value in policy.named_parameters()}
+
+
+def architecture(policy: GaussianMLP) -> Architecture:
+    return Architecture(len(policy.layers), policy.activation, policy.min_log_std)
+
+
+def as_function(policy: GaussianMLP):
+    """``(parameters, obs) -> (mean, log_std)`` of one task."""
+    return lambda params, obs: torch.func.functional_call(policy, params, (obs,))
+
+
+def early_ends(episodes: int, horizon: int, seed: int) -> Tensor:
+    """A mask ``[N, T]`` of episodes of 1 to T steps, not all of them whole."""
+    lengths = torch.randint(1, horizon + 1, (episodes,), generator=random_generator(seed))
+    lengths[0] = horizon
+    lengths[-1] = (horizon + 1) // 2
+    return (torch.arange(horizon) < lengths[:, None]).to(DOUBLE)
+
+
+def sample_episodes(
+    policy: GaussianMLP, params: Params, episodes: int, horizon: int, seed: int
+) -> Episodes:
+    """Episodes of one task, on-policy at ``params``, with random advantages and early ends; no task axis."""
+    obs_size = policy.layers[0].in_features
+    mask = early_ends(episodes, horizon, seed)
+    obs = normal(seed + 1, episodes, horizon, obs_size) * mask[..., None]
+    mean, log_std = as_function(policy)(params, obs)
+    actions = mean + log_std.exp() * normal(seed + 2, *mean.shape)
+    return Episodes(
+        obs=obs,
+        actions=actions * mask[..., None],
+        rewards=normal(seed + 3, episodes, horizon) * mask,
+        mask=mask,
+        advantages=normal(seed + 4, episodes, horizon) * mask,
+        values=normal(seed + 5, episodes, horizon) * mask,
+        mean=mean * mask[..., None],
+        log_std=log_std,
+    )
+
+
+def stack(items: list[Any]) -> Any:
+    """Stack the tensors of equal trees along a new task axis."""
+    return torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *items)
+
+
+def plain_policy_gradient(policy: GaussianMLP, params: Params, episodes: Episodes) -> Params:
+    """∇ −(1/n) Σ log π · A of one task, by autograd on torch's own Normal; what every inner step must equal."""
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+    mean, log_std = as_function(policy)(leaves, episodes.obs)
+    log_prob = torch.distributions.Normal(mean, log_std.exp()).log_prob(episodes.actions).sum(-1)
+    loss = -(log_prob * episodes.advantages * episodes.mask).sum() / episodes.mask.sum()
+    gradient = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if value is None else value
+        for (name, leaf), value in zip(leaves.items(), gradient, strict=True)
+    }
+
+
+def sample_batch(
+    policy: GaussianMLP,
+    theta: Params,
+    steps: int,
+    lr: float,
+    tasks: int = 3,
+    episodes: int = 3,
+    horizon: int = 4,
+    seed: int = 7,
+) -> MetaBatch:
+    """A meta-batch as collecting would give it: support[k] is on-policy for the k-times adapted parameters."""
+    rows = []
+    for task in range(tasks):
+        params, waves = theta, []
+        for step in range(steps + 1):
+            waves.append(
+                sample_episodes(policy, params, episodes, horizon, seed + 100 * task + 10 * step)
+            )
+            gradient = plain_policy_gradient(policy, params, waves[-1])
+            params = {name: value - lr * gradient[name] for name, value in params.items()}
+        rows.append(MetaBatch(tuple(waves[:-1]), waves[-1]))
+    return stack(rows)
+
+
+def close(actual: Any, expected: Any, tolerance: float) -> None:
+    """|actual − expected| ≤ tolerance · max(1, |expected|), both taken as float64."""
+    actual, expected = (torch.as_tensor(value).detach().double() for value in (actual, expected))
+    assert actual.shape == expected.shape, (actual.shape, expected.shape)
+    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+    error = float((actual - expected).abs().max()) if expected.numel() else 0.0
+    assert error <= tolerance * scale, f"off by {error:.3e}, scale {scale:.3e}"
+
+
+class TargetEnv(gym.Env):
+    """The task is a target action: reward −‖a − task‖², observation always 1.
+
+    With a policy N(μ, σ²) and T steps the expected return is −T Σ(σ² + (μ − task)²); without adaptation
+    the best mean is the mean task, and with the target known the best return is 0.
+
+    Args:
+        size: of the action and of the task.
+        spread: tasks are uniform in ±spread.
+        bound: of the action space.
+        random_end: episodes terminate after a number of steps drawn at reset, 1 to 6.
+        fault: what goes wrong at step ``fault_step`` where task[0] > 0.5: raise, nan_reward, inf_obs, shape.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(
+        self,
+        size: int = 1,
+        spread: float = 1.0,
+        bound: float = 100.0,
+        random_end: bool = False,
+        fault: str = "",
+        fault_step: int = 2,
+    ) -> None:
+        self.observation_space = gym.spaces.Box(-10.0, 10.0, (1,), np.float64)
+        self.action_space = gym.spaces.Box(-bound, bound, (size,), np.float64)
+        self.spread, self.random_end = spread, random_end
+        self.fault, self.fault_step = fault, fault_step
+        self.task = np.zeros(size)
+        self.actions: list[np.ndarray] = []
+        self.length = 0
+        self.ended = True
+
+    def sample_tasks(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        return rng.uniform(-self.spread, self.spread, (count, len(self.task)))
+
+    def set_task(self, task: np.ndarray) -> None:
+        self.task = np.array(task, dtype=np.float64)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self.actions, self.ended = [], False
+        self.length = int(self.np_random.integers(1, 7)) if self.random_end else 0
+        return np.ones(1), {}
+
+    def step(self, action: np.ndarray):
+        assert not self.ended, "stepped after the end"
+        self.actions.append(np.array(action))
+        obs, reward = np.ones(1), -float(np.square(action - self.task).sum())
+        if self.task[0] > 0.5 and len(self.actions) == self.fault_step + 1:
+            if self.fault == "raise":
+                raise ZeroDivisionError("the motor is on fire")
+            obs = {"inf_obs": np.full(1, np.inf), "shape": np.ones(2)}.get(self.fault, obs)
+            reward = np.nan if self.fault == "nan_reward" else reward
+        self.ended = len(self.actions) == self.length
+        return obs, reward, self.ended, False, {}
+
+
+def target_return(mean: Any, std: Any, task: Any, horizon: int) -> np.ndarray:
+    """Expected return of N(mean, std²) in TargetEnv, summed over the last axis."""
+    mean, std, task = (np.asarray(value, dtype=np.float64) for value in (mean, std, task))
+    return -horizon * (std**2 + (mean - task) ** 2).sum(-1)
+
+
+gym.register(id="Target-v0", entry_point="support:TargetEnv")
