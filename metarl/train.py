@@ -1,0 +1,276 @@
+"""Meta-training: ``python -m metarl.train configs/cheetah_vel.yaml``. The whole program, from the settings to the run.
+
+Read :func:`train` for the algorithm; everything above it reads the command line, everything below it serves it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from metarl import config
+from metarl.schema import PPO, TRPO, VPG, Config
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m metarl.train",
+        description="Meta-train as a configuration says, into a folder of its own under runs/.",
+        epilog="Settings can be replaced: python -m metarl.train configs/nav2d.yaml inner.lr=0.1 seed=3",
+    )
+    result.add_argument("config", nargs="?", help="YAML file, such as configs/cheetah_vel.yaml")
+    result.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a setting: outer.max_kl=0.02")
+    result.add_argument("--seed", type=int, help="the same as seed=...")
+    result.add_argument("--device", help="the same as device=...: auto, cpu or cuda")
+    result.add_argument("--run-dir", metavar="DIR", help="folder that holds the runs, instead of run.directory")
+    result.add_argument(
+        "--resume", nargs="?", const="latest", metavar="RUN", help="continue a run: its folder, or the latest one"
+    )
+    result.add_argument("--fast-dev-run", action="store_true", help="one small iteration of everything")
+    result.add_argument("--print-config", action="store_true", help="print every setting and end")
+    result.add_argument("--traceback", action="store_true", help="show where an error came from")
+    return result
+
+
+FAST_DEV_RUN = (
+    "iterations=1",
+    "outer.tasks=4",
+    "problem.episodes=2",
+    "evaluation.every=1",
+    "evaluation.tasks=4",
+    "evaluation.episodes=2",
+)
+
+
+def read_command_line(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and every override that they amount to."""
+    options = parser().parse_intermixed_args(arguments)
+    if options.config and "=" in options.config and not Path(options.config).exists():
+        options.overrides.insert(0, options.config)
+        options.config = None
+    overrides = [*(FAST_DEV_RUN if options.fast_dev_run else ()), *options.overrides]
+    overrides += [f"{key}={value}" for key in ("seed", "device") if (value := getattr(options, key)) is not None]
+    return options, overrides
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    from metarl.errors import run_command
+
+    return run_command(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: Sequence[str]) -> int:
+    options, overrides = read_command_line(arguments)
+    if options.resume:
+        return _resume(options, overrides)
+    if options.config is None:
+        raise config.ConfigError("name a configuration, such as configs/cheetah_vel.yaml, or a run to --resume.")
+    settings = config.load(options.config, overrides)
+    if options.print_config:
+        print(config.dump(settings), end="")
+        return 0
+    from metarl.runs import Run
+
+    name = "fast-dev-run" if options.fast_dev_run else Path(options.config).stem
+    with Training(settings) as training, Run.create(settings, name, options.run_dir) as run:
+        return train(training, run)
+
+
+def _resume(options: argparse.Namespace, overrides: list[str]) -> int:
+    from metarl import checkpoints, runs
+
+    root = options.run_dir or (config.load(options.config).run.directory if options.config else "runs")
+    path = runs.find_run(options.resume, root)
+    settings = config.load(path / runs.CONFIG, overrides)
+    if options.print_config:
+        print(config.dump(settings), end="")
+        return 0
+    found, refused = checkpoints.newest_valid(path)
+    for reason in refused:
+        print(f"warning: {reason}", file=sys.stderr)
+    if found is None and refused:
+        raise checkpoints.CheckpointError(f"{path}: has no checkpoint that can be trusted; start a new run.")
+    with Training(settings) as training:
+        if found is not None:
+            training.restore(found)
+        with runs.Run.reopen(path, training.iteration, settings) as run:
+            return train(training, run)
+
+
+class Training:
+    """What training changes: meta-parameters, outer step, counters. Saved whole, restored whole.
+
+    Args:
+        settings: the configuration.
+    """
+
+    def __init__(self, settings: Config) -> None:
+        import torch
+
+        from metarl.evaluate import make_problem, resolve_device, resolve_threads
+        from metarl.seeding import Stream, generator
+
+        # The matrices of one task are small: threads over tasks are faster than threads inside a product.
+        torch.set_num_threads(1)
+        self.settings = settings
+        self.device, self.threads = resolve_device(settings.device), resolve_threads(settings.threads)
+        self.problem = make_problem(settings, self.device, self.threads)
+        self.outer = make_outer(settings)
+        self.meta = self.problem.initial_meta(generator(settings.seed, Stream.INITIALISATION))
+        self.iteration = 0
+        self.env_steps = 0
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.problem.close()
+
+    def save(self, run: Any, score: float | None) -> None:
+        """Write a checkpoint of this moment."""
+        from metarl.evaluate import meta_to_tensors
+
+        tensors, values = self.outer.state()
+        named = {f"outer/{name}": tensor for name, tensor in tensors.items()}
+        state = {"env_steps": self.env_steps, "outer": values}
+        run.save_checkpoint(self.iteration, meta_to_tensors(self.meta) | named, state, score)
+
+    def restore(self, checkpoint: Any) -> None:
+        """Continue from a checkpoint."""
+        from metarl.evaluate import meta_from_tensors
+
+        self.meta = meta_from_tensors(checkpoint.tensors, self.meta)
+        outer = {
+            name.removeprefix("outer/"): tensor.to(self.device)
+            for name, tensor in checkpoint.tensors.items()
+            if name.startswith("outer/")
+        }
+        self.outer.restore(outer, checkpoint.state["outer"])
+        self.iteration = checkpoint.iteration
+        self.env_steps = checkpoint.state["env_steps"]
+
+
+def make_outer(settings: Config) -> Any:
+    """The outer step that the settings name."""
+    from metarl import outer
+    from metarl.functional.trpo import TrustRegion
+
+    match settings.outer:
+        case TRPO() as chosen:
+            names = ("max_kl", "cg_iterations", "cg_damping", "backtrack_ratio", "max_backtracks")
+            return outer.TRPO(TrustRegion(**{name: getattr(chosen, name) for name in names}))
+        case VPG() as chosen:
+            return outer.VPG(chosen.lr, chosen.exploration)
+        case PPO() as chosen:
+            return outer.PPO(chosen.lr, chosen.clip, chosen.epochs, chosen.kl_target, chosen.kl_coefficient)
+
+
+def train(training: Training, run: Any) -> int:
+    """Meta-train until the last iteration or a signal.
+
+    Returns:
+        Exit code: 0, or 128 plus the signal that ended it; its checkpoint is saved then.
+    """
+    from metarl.display import Display
+    from metarl.seeding import Key, Stream, generator
+
+    settings, problem = training.settings, training.problem
+    with Display(settings.iterations, training.iteration) as display, Interrupts() as interrupts:
+        display.note(describe(training, run))
+        while training.iteration < settings.iterations:
+            i, began = training.iteration, time.perf_counter()
+            tasks = problem.sample_tasks(settings.outer.tasks, generator(settings.seed, Stream.TRAIN_TASKS, i))
+            batch, metrics = problem.collect(training.meta, tasks, Key(settings.seed, Stream.TRAIN_DATA, i))
+            collected = time.perf_counter()
+            meta = training.meta
+            training.meta, info = training.outer.step(
+                meta, lambda variant, meta=meta, batch=batch: problem.objective(meta, batch, variant)
+            )
+            metrics |= info | {"time/collect": collected - began, "time/outer": time.perf_counter() - collected}
+            count_steps(training, metrics)
+            training.iteration += 1
+
+            stopping = interrupts.received is not None or training.iteration == settings.iterations
+            score = None
+            if is_due(settings.evaluation.every, training.iteration, settings.iterations):
+                score = evaluate(training, run, metrics, display)
+            run.log(i, metrics)
+            if stopping or score is not None or training.iteration % settings.run.checkpoint_every == 0:
+                training.save(run, score)
+            display.update(training.iteration, metrics)
+            if interrupts.received is not None and training.iteration < settings.iterations:
+                display.note(f"stopped by {interrupts.received.name}; continue with --resume {run.path}")
+                return 128 + interrupts.received
+        display.note(f"done; adaptation curve: python -m metarl.evaluate {run.path}")
+    return 0
+
+
+def count_steps(training: Training, metrics: dict[str, float]) -> None:
+    """Replace the iteration's environment steps by the total so far, and add their rate."""
+    if "env_steps" in metrics:
+        metrics["time/env_steps_per_second"] = metrics["env_steps"] / metrics["time/collect"]
+        training.env_steps += int(metrics["env_steps"])
+        metrics["env_steps"] = training.env_steps
+
+
+def is_due(every: int, iteration: int, last: int) -> bool:
+    """Whether something happens after ``iteration`` that happens every so often, and at the end; 0 is never."""
+    return every > 0 and (iteration % every == 0 or iteration == last)
+
+
+def evaluate(training: Training, run: Any, metrics: dict[str, float], display: Any) -> float:
+    """Adapt to held-out tasks, add the curve to ``metrics``, and return the score: the return after K steps."""
+    from metarl.evaluate import evaluate_meta
+    from metarl.figures import adaptation_figure
+
+    settings = training.settings
+    curve = evaluate_meta(training.problem, training.meta, settings, training.iteration)
+    names = [f"eval/{training.problem.measure}_step_{step}" for step in curve.steps]
+    metrics |= dict(zip(names, curve.mean_return, strict=True))
+    run.figure("adaptation", adaptation_figure(curve), training.iteration)
+    shown = ", ".join(f"{value:.1f}" for value in curve.mean_return)
+    display.note(f"iteration {training.iteration}: held-out {training.problem.measure} after 0.. steps: {shown}")
+    return float(curve.mean_return[min(settings.inner.steps, len(curve.mean_return) - 1)])
+
+
+def describe(training: Training, run: Any) -> str:
+    """The first line a user sees."""
+    settings = training.settings
+    return (
+        f"{settings.problem.env}, {settings.outer.tasks} tasks x {settings.problem.episodes} episodes, "
+        f"on {training.device} with {training.threads} threads, in {run.path}"
+    )
+
+
+class Interrupts:
+    """Remembers SIGINT and SIGTERM, so that an iteration ends whole. A second SIGINT ends it at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
