@@ -25,9 +25,9 @@ class PlanarTree:
     with constant vectors :math:`u_l` derived from the model: the link's own centre of mass and the
     places where its children hang, weighted by the masses they carry.
 
-    All sums run link by link in a fixed order. A BLAS product or a NumPy reduction would be
-    shorter, but both choose the order of summation by the size of the batch, and with it the
-    last bits.
+    All sums run link by link in a fixed order, so that the bits do not depend on the size of the
+    batch. That is why there is no matrix product here, and why the links come first in memory:
+    NumPy sums over the slowest axis row by row, over the fastest in an order of its own.
 
     Args:
         model: a model whose joints 0 and 1 are slides along x and z, and whose every moving body
@@ -51,8 +51,9 @@ class PlanarTree:
         arms = moment / carried[0]
         self.parents = tuple(int(p) for p in parents)
         self.origin = model.body_pos[1].copy()
-        self.arm_x = np.ascontiguousarray(arms[:, 0:1])
-        self.arm_z = np.ascontiguousarray(arms[:, 2:3])
+        # R(theta) u = cos(theta) [u_x, u_z] + sin(theta) [u_z, -u_x], as [links, 2, 1].
+        self.along = np.ascontiguousarray(arms[:, [0, 2], None])
+        self.across = np.ascontiguousarray(arms[:, [2, 0], None]) * [[1.0], [-1.0]]
 
     def centre_of_mass(self, qpos: Array, qvel: Array) -> tuple[Array, Array]:
         """Return the centre of mass and its velocity along x, for every state of a batch.
@@ -65,24 +66,23 @@ class PlanarTree:
             The centre of mass (x, y, z) [n, 3] in metres; its velocity along x [n] in m/s.
         """
         links, count = len(self.parents), len(qpos)
-        # Links come first in memory, so that the sums below run over contiguous blocks.
         turn = np.empty((links, 2, count))
         turn[:, 0] = qpos[:, 2:].T
         turn[:, 1] = qvel[:, 2:].T
         for link in range(1, links):
             np.add(turn[link], turn[self.parents[link]], out=turn[link])
-        cos, sin = np.cos(turn[:, 0]), np.sin(turn[:, 0])
+        # By half-angles, because NumPy has vector code for tan, but not for sin and cos.
+        half = np.tan(0.5 * turn[:, :1])
+        double = 2.0 / (1.0 + half * half)
         terms = np.empty((links, 3, count))
-        np.add(self.arm_x * cos, self.arm_z * sin, out=terms[:, 0])
-        np.subtract(self.arm_z * cos, self.arm_x * sin, out=terms[:, 1])
+        np.add(self.along * (double - 1.0), self.across * (double * half), out=terms[:, :2])
         np.multiply(terms[:, 1], turn[:, 1], out=terms[:, 2])
-        total = terms[0]
-        for link in range(1, links):
-            total += terms[link]
+        total = np.add.reduce(terms, axis=0)
+        total[:2] += qpos[:, :2].T
         com = np.empty((count, 3))
-        com[:, 0] = total[0] + (qpos[:, 0] + self.origin[0])
-        com[:, 1] = self.origin[1]
-        com[:, 2] = total[1] + (qpos[:, 1] + self.origin[2])
+        com[:, 0::2] = total[:2].T
+        com[:, 1] = 0.0
+        com += self.origin
         return com, total[2] + qvel[:, 0]
 
 
