@@ -14,16 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OWN, GREYS = "#1f5fa8", {"MAML": "#c44e1f", "pretrained": "#8a6d00", "random": "#777777"}
+OWN = "#1f5fa8"
+PUBLISHED = {"MAML": "#c44e1f", "pretrained": "#8a6d00", "random": "#777777", "oracle": "#222222"}
 REFERENCES = ("#2e8b57", "#7b4fa3", "#a8326e", "#3a8f9e")
+OWN_LABEL, TASKS_LABEL = "this run, mean ± s.e. over tasks", "this run, single tasks"
 LABELS = {"return": "average return", "accuracy": "accuracy", "mse": "mean squared error"}
 
 
 def adaptation_figure(
-    curve: Curve,
-    references: Mapping[str, Curve] | None = None,
-    published: Sequence[Row] = (),
-    label: str = "this run",
+    curve: Curve, references: Mapping[str, Curve] | None = None, published: Sequence[Row] = ()
 ) -> Figure:
     """The adaptation curve: mean and standard error over tasks, single tasks faint.
 
@@ -31,19 +30,18 @@ def adaptation_figure(
         curve: of the trained policy.
         references: other policies' curves by name, such as an untrained one's.
         published: numbers drawn beside, dashed.
-        label: of the curve, in the legend.
     """
     # Imported here, because it takes half a second and training draws only now and then.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(6.4, 5.0), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(curve.steps, curve.per_task_return, color=OWN, alpha=0.12, linewidth=0.8, zorder=1)
-    for row in published:
-        _draw_published(axes, row, curve.steps)
+    _draw_tasks(axes, curve)
+    _draw_mean(axes, curve, OWN_LABEL, OWN)
     for (name, other), colour in zip((references or {}).items(), REFERENCES, strict=False):
         _draw_mean(axes, other, name, colour)
-    _draw_mean(axes, curve, f"{label}, mean ± s.e. over {len(curve.tasks)} tasks", OWN)
+    for row in published:
+        _draw_published(axes, row, curve.steps)
     axes.set_xlabel("gradient steps")
     axes.set_ylabel(LABELS.get(curve.measure, curve.measure))
     axes.set_title(f"{curve.env}, iteration {curve.iteration}", fontsize="medium")
@@ -52,23 +50,47 @@ def adaptation_figure(
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small", loc="best")
+    # Matplotlib lists lines before lines with error bars; here one's own come first.
+    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    first = [OWN_LABEL, TASKS_LABEL, *(references or {})]
+    labels = [*first, *(label for label in entries if label not in first)]
+    handles = [entries[label] for label in labels]
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small"
+    )
     return figure
 
 
+def _draw_tasks(axes: Axes, curve: Curve) -> None:
+    alpha = 0.35 if len(curve.tasks) <= 10 else 0.15
+    # Markers, so that something is seen where no step was taken.
+    style: dict[str, Any] = {
+        "color": OWN,
+        "alpha": alpha,
+        "linewidth": 0.8,
+        "marker": ".",
+        "markersize": 3,
+    }
+    lines = axes.plot(curve.steps, curve.per_task_return, **style)
+    lines[0].set_label(TASKS_LABEL)
+
+
 def _draw_mean(axes: Axes, curve: Curve, label: str, colour: str) -> None:
-    mean, error = curve.mean_return, np.nan_to_num(curve.standard_error)
-    axes.fill_between(curve.steps, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(curve.steps, mean, color=colour, linewidth=2.0, marker="o", markersize=5, label=label)
+    style: dict[str, Any] = {"linewidth": 2.0, "marker": "o", "markersize": 5, "capsize": 4}
+    error = np.nan_to_num(curve.standard_error)
+    axes.errorbar(
+        curve.steps, curve.mean_return, error, color=colour, label=label, zorder=3, **style
+    )
 
 
 def _draw_published(axes: Axes, row: Row, steps: Sequence[int]) -> None:
-    label, colour = f"{row.name} ({SOURCE})", GREYS.get(row.name, "#444444")
-    style: dict[str, Any] = {"color": colour, "linewidth": 1.2, "linestyle": "--", "zorder": 1.5}
+    label, colour = f"{row.name}, {SOURCE}", PUBLISHED.get(row.name, "#444444")
+    style: dict[str, Any] = {"color": colour, "linewidth": 1.2, "zorder": 2, "label": label}
     if len(row.mean) == 1:
-        axes.axhline(row.mean[0], label=label, **style | {"linestyle": ":"})
+        axes.axhline(row.mean[0], linestyle=":", **style)
         return
     shown = [step for step in steps if step < len(row.mean)]
     error = [row.standard_error[step] if step < len(row.standard_error) else 0.0 for step in shown]
     mean = [row.mean[step] for step in shown]
-    axes.errorbar(shown, mean, error, label=label, marker="s", markersize=4, capsize=2, **style)
+    style |= {"linestyle": "--", "marker": "s", "markersize": 4, "capsize": 2}
+    axes.errorbar(shown, mean, error, **style)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from metarl.checkpoints import CheckpointError
-from metarl.data import Meta, Params
+    from metarl.data import Meta, Params
 
 THETA, RATES = "theta/", "rates/"
 
@@ -28,21 +29,25 @@ def meta_from_tensors(tensors: Mapping[str, Tensor], like: Meta) -> Meta:
     Raises:
         CheckpointError: the tensors are not those of this problem.
     """
-    return Meta(_restored(tensors, THETA, like.theta), _restored(tensors, RATES, like.rates))
+    return like._replace(
+        theta=_restored(tensors, THETA, like.theta), rates=_restored(tensors, RATES, like.rates)
+    )
 
 
 def _restored(tensors: Mapping[str, Tensor], prefix: str, like: Params) -> Params:
+    from metarl.checkpoints import CheckpointError
+
     found = {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
-    for name in like.keys() | found.keys():
-        stored = tuple(found[name].shape) if name in found else "no such tensor"
-        wanted = tuple(like[name].shape) if name in like else "none"
+    for name in sorted(like.keys() | found.keys()):
+        stored = tuple(found[name].shape) if name in found else "missing"
+        wanted = tuple(like[name].shape) if name in like else "nothing"
         if stored != wanted:
             raise CheckpointError(
-                f"the checkpoint does not fit the configuration: {prefix}{name} is {stored}, where "
-                f"the configured problem has {wanted}; use the configuration it was trained with."
+                f"the checkpoint does not fit the configuration: its {prefix}{name} is {stored}, "
+                f"where {wanted} is configured; use the configuration that it was trained with."
             )
     return {name: found[name].to(tensor) for name, tensor in like.items()}
