@@ -97,6 +97,8 @@ def save(
         disk.sync_folder(directory)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not final.exists():
+            replaced.rename(final)
         raise CheckpointError(f"{final}: cannot be written ({error.strerror}).") from error
     shutil.rmtree(replaced, ignore_errors=True)
     return final

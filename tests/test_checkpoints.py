@@ -180,6 +180,21 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_and_nothing_else(saved, cal
     assert checkpoints.load(saved).score == -1.5
 
 
+def test_a_replacement_that_fails_half_way_puts_the_old_checkpoint_back(saved, monkeypatch):
+    rename = Path.rename
+
+    def refuse_the_new(path: Path, target: Path) -> Path:
+        if path.name.endswith(f".{os.getpid()}"):
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        checkpoints.save(saved.parent, 12, {}, {})
+    assert [path.name for path in saved.parent.iterdir()] == ["000012"]
+    assert checkpoints.load(saved).score == -1.5
+
+
 def test_every_interruption_leaves_a_valid_checkpoint_or_none(tmp_path, monkeypatch):
     """Stop the process, by an error nobody handles, at the n-th call to the disk, for every n."""
 

@@ -178,6 +178,7 @@ def test_a_resumed_run_has_each_step_once_in_the_record_and_in_tensorboard(setti
         metrics.write_bytes(metrics.read_bytes()[:-7])
     with Run.reopen(run.path, 4) as again:
         assert again.config == settings
+        assert not list((run.path / "checkpoints").glob("00000[56]"))
         fill(again, 4, 7, sign=-1)
     expected = [(i, float(i if i < 4 else -i)) for i in range(7)]
     records = runs.read_metrics(run.path)
