@@ -7,12 +7,12 @@ moved to a device and handed to ``torch.func.vmap`` as it is.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
 Params = dict[str, Tensor]
-"""Parameters of a network, by name. A value: functions return a new one and never write into the one they were given."""
+"""Parameters of a network, by name. A value: functions return a new one and never write into one they are given."""
 
 
 class Meta(NamedTuple):
@@ -59,21 +59,24 @@ class Examples(NamedTuple):
     y: Tensor
 
 
-class MetaBatch(NamedTuple):
-    """The data of one meta-iteration.
+Data = TypeVar("Data", Episodes, Examples)
+
+
+class MetaBatch(NamedTuple, Generic[Data]):
+    """The data of one meta-iteration, of one kind.
 
     Attributes:
-        support: the inner losses' data, one entry per inner step k = 0..K-1; in reinforcement learning ``support[k]`` was
-            collected by the k-times adapted policies.
+        support: the inner losses' data, one entry per inner step k = 0..K-1; in reinforcement learning
+            ``support[k]`` was collected by the k-times adapted policies.
         query: the outer loss's data, collected by the K-times adapted policies.
     """
 
-    support: tuple[Episodes | Examples, ...]
-    query: Episodes | Examples
+    support: tuple[Data, ...]
+    query: Data
 
 
 class Outcome(NamedTuple):
-    """The value of the outer objective: the ``loss`` to minimise and the mean ``kl`` from the behaviour policies, scalars."""
+    """The outer objective: the ``loss`` to minimise and the mean ``kl`` from the behaviour policies, scalars."""
 
     loss: Tensor
     kl: Tensor

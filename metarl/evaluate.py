@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from metarl import config
+from metarl import config, published
 from metarl.curves import Curve, aggregate
-from metarl.data import Meta
 from metarl.errors import UserError, run_command
-from metarl.functional.objectives import InnerUpdate
 from metarl.metastate import meta_from_tensors, meta_to_tensors
-from metarl.problems.protocol import Problem
+from metarl.resources import resolve_device, resolve_threads
 from metarl.schema import TRPO, Config
 from metarl.seeding import Key, Stream, generator
+
+if TYPE_CHECKING:
+    from metarl.checkpoints import Checkpoint
+    from metarl.data import Meta
+    from metarl.problems.protocol import Problem
+    from metarl.report import Report
 
 __all__ = [
     "evaluate_meta",
@@ -30,32 +33,15 @@ __all__ = [
     "resolve_threads",
 ]
 
-
-def resolve_device(name: str) -> str:
-    """``cpu`` or ``cuda`` for a setting that may be ``auto``.
-
-    Raises:
-        UserError: a GPU is asked for where there is none.
-    """
-    import torch
-
-    available = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if available else "cpu"
-    if name == "cuda" and not available:
-        raise UserError(
-            "device is cuda, but this machine has no usable GPU; set device=cpu or auto."
-        )
-    return name
-
-
-def resolve_threads(setting: str | int) -> int:
-    """The threads of a setting that may be ``auto``: one for each core this process may use."""
-    if isinstance(setting, int):
-        return setting
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+RANDOM = "random"
+SETTINGS = (
+    "evaluation.steps",
+    "evaluation.tasks",
+    "evaluation.episodes",
+    "seed",
+    "device",
+    "threads",
+)
 
 
 def make_problem(settings: Config, device: str, threads: int) -> Problem:
@@ -66,25 +52,34 @@ def make_problem(settings: Config, device: str, threads: int) -> Problem:
         device: ``cpu`` or ``cuda``.
         threads: Python threads that share the tasks.
     """
-    from metarl.problems.rl import RLProblem
+    # Imported here, as torch is elsewhere: the command line answers before it is loaded.
+    import torch
+
+    from metarl.functional.objectives import InnerUpdate
+    from metarl.nets.gaussian_mlp import GaussianMLP
+    from metarl.problems.environments import EnvironmentFamily
+    from metarl.problems.rl import Adaptation, RLProblem, Sampling
 
     problem, network, inner = settings.problem, settings.network, settings.inner
+
+    def make_policy(obs_size: int, action_size: int, generator: torch.Generator) -> GaussianMLP:
+        return GaussianMLP(
+            obs_size,
+            action_size,
+            network.hidden_sizes,
+            network.activation,
+            network.initial_std,
+            network.min_std,
+            generator,
+        )
+
+    update = InnerUpdate(inner.lr, inner.first_order)
     return RLProblem(
-        env=problem.env,
-        env_kwargs=dict(problem.env_kwargs),
-        horizon=problem.horizon,
-        episodes=problem.episodes,
-        discount=problem.discount,
-        gae_lambda=problem.gae_lambda,
-        hidden_sizes=network.hidden_sizes,
-        activation=network.activation,
-        initial_std=network.initial_std,
-        min_std=network.min_std,
-        inner_steps=inner.steps,
-        inner=InnerUpdate(inner.lr, inner.first_order),
-        estimator=inner.estimator,
-        learn_rates=inner.learn_rates,
-        curvature=settings.outer.curvature if isinstance(settings.outer, TRPO) else "auto",
+        EnvironmentFamily(problem.env, problem.env_kwargs, problem.horizon),
+        make_policy,
+        Sampling(problem.episodes, problem.discount, problem.gae_lambda),
+        Adaptation(inner.steps, update, inner.estimator, inner.learn_rates),
+        autograd=isinstance(settings.outer, TRPO) and settings.outer.curvature == "autograd",
         device=device,
         threads=threads,
     )
@@ -140,16 +135,32 @@ def parser() -> argparse.ArgumentParser:
         description="Adapt to held-out tasks; write returns by gradient step to <run>/evaluation/.",
         epilog="What is left out is as the run was configured. Several runs: also their aggregate.",
     )
-    result.add_argument("run", nargs="+", help="a run, one of its checkpoints, or 'latest'")
-    result.add_argument("--steps", help="gradient steps (evaluation.steps)")
-    result.add_argument("--tasks", help="held-out tasks (evaluation.tasks)")
-    result.add_argument("--episodes", help="episodes of each task at each step")
-    result.add_argument("--lr", metavar="A,B,...", help="rate of each gradient step")
-    result.add_argument("--seed", help="of the held-out tasks and their data")
-    result.add_argument("--device", help="auto, cpu or cuda")
-    result.add_argument("--threads", help="auto or a number; no result depends on it")
-    result.add_argument("--output", type=Path, metavar="DIR", help="instead of <run>/evaluation")
-    result.add_argument("--traceback", action="store_true", help="show where an error came from")
+    add = result.add_argument
+    add("run", nargs="+", help="a run, one of its checkpoints, or 'latest'")
+    add("--steps", metavar="S", help="gradient steps")
+    add("--tasks", metavar="M", help="held-out tasks")
+    add("--episodes", metavar="N", help="episodes of each task at each step")
+    add("--lr", metavar="A,B,...", help="rate of each gradient step")
+    add("--seed", metavar="SEED", help="of the held-out tasks and their data")
+    add("--device", help="auto, cpu or cuda")
+    add("--threads", help="auto or a number; no result depends on it")
+    add("--output", type=Path, metavar="DIR", help="instead of <run>/evaluation")
+    add(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="show another run on the same tasks, or 'random': the untrained policy; repeatable",
+    )
+    add(
+        "--render",
+        nargs="?",
+        const=0,
+        type=int,
+        metavar="TASK",
+        help="write a GIF of a held-out task before and after adaptation; the first, or this one",
+    )
+    add("--traceback", action="store_true", help="show where an error came from")
     return result
 
 
@@ -159,63 +170,102 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(lambda: _main(options), options.traceback)
 
 
+def _main(options: argparse.Namespace) -> int:
+    curves = []
+    for run in options.run:
+        print(f"evaluating {run}", flush=True)
+        found = _evaluate_run(run, options)
+        curves.append(found.curve)
+    if len(curves) > 1:
+        _show_aggregate(curves)
+    return 0
+
+
 def overrides(options: argparse.Namespace) -> list[str]:
     """The options as settings, so that they are checked where settings are."""
-    names = {"steps": "evaluation.steps", "tasks": "evaluation.tasks", "seed": "seed"}
-    names |= {"episodes": "evaluation.episodes", "device": "device", "threads": "threads"}
-    given = [
-        f"{key}={getattr(options, name)}" for name, key in names.items() if getattr(options, name)
-    ]
-    if options.lr:
-        given.append(f"evaluation.lr=[{options.lr}]")
-        if options.steps is None:
-            given.append(f"evaluation.steps={options.lr.count(',') + 1}")
-    return given
+    given = {key: getattr(options, key.rpartition(".")[2]) for key in SETTINGS}
+    if options.lr is not None:
+        given["evaluation.lr"] = f"[{options.lr}]"
+        given["evaluation.steps"] = options.steps or str(options.lr.count(",") + 1)
+    return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
-def _main(options: argparse.Namespace) -> int:
+def _evaluate_run(run: str, options: argparse.Namespace) -> Report:
+    """Evaluate a run's checkpoint, print the table and write the files."""
     import torch
 
     from metarl import report
 
+    # The matrices of one task are small: threads over tasks are faster than threads inside one.
     torch.set_num_threads(1)
-    reports = []
-    for run in options.run:
-        found, folder = evaluate_run(run, overrides(options))
-        if options.output is not None:
-            folder = options.output / found.run if len(options.run) > 1 else options.output
+    path, checkpoint, settings = _load(run, overrides(options))
+    chosen, evaluation = settings.problem, settings.evaluation
+    print(
+        f"{checkpoint.path}: {chosen.env}, {evaluation.tasks} held-out tasks, "
+        f"{evaluation.episodes or chosen.episodes} episodes at each of {evaluation.steps + 1} "
+        f"points, seed {settings.seed}",
+        flush=True,
+    )
+    folder = path / "evaluation"
+    if options.output is not None:
+        folder = options.output / path.name if len(options.run) > 1 else options.output
+    with opened_problem(settings) as problem:
+        untrained = problem.initial_meta(generator(settings.seed, Stream.INITIALISATION))
+        meta = meta_from_tensors(checkpoint.tensors, untrained)
+        curve = evaluate_meta(problem, meta, settings, checkpoint.iteration)
+        references = {}
+        for name in options.reference:
+            if name == RANDOM:
+                references[name] = evaluate_meta(problem, untrained, settings, 0)
+            else:
+                references |= _reference(name, settings)
+        rows = published.find(chosen.env, chosen.env_kwargs, chosen.horizon)
+        found = report.Report(path.name, curve, settings.model_dump(mode="json"), references, rows)
         report.show(*report.table(found))
-        print(f"written: {', '.join(str(path) for path in report.write(found, folder))}")
-        reports.append(found)
-    if len(reports) > 1:
-        _show_aggregate([each.curve for each in reports])
-    return 0
+        written = report.write(found, folder)
+        if options.render is not None:
+            gif = _film(problem, meta, settings, curve, options.render)
+            written.append(report.write_film(gif, folder, curve.iteration))
+    print(f"written to {folder}: {', '.join(file.name for file in written)}")
+    return found
 
 
-def evaluate_run(run: str, changes: Sequence[str]) -> Any:
-    """Evaluate a run's checkpoint; its report, and the folder it belongs in."""
-    from metarl import published, runs
-    from metarl.report import Report
+def _load(run: str, changes: Sequence[str]) -> tuple[Path, Checkpoint, Config]:
+    """The run's folder, its checkpoint, and its settings with changes."""
+    from metarl import runs
 
     checkpoint, refused = runs.find_checkpoint(run)
-    path = runs.find_run(checkpoint.path)
-    settings = config.load(path / runs.CONFIG, changes)
     for reason in refused:
         print(f"warning: {reason}", file=sys.stderr)
-    with opened_problem(settings) as problem:
-        evaluation = settings.evaluation
-        print(
-            f"{checkpoint.path}: {settings.problem.env}, {evaluation.tasks} held-out tasks, "
-            f"{evaluation.episodes or settings.problem.episodes} episodes at each of "
-            f"{evaluation.steps + 1} steps, seed {settings.seed}",
-            flush=True,
-        )
-        like = problem.initial_meta(generator(settings.seed, Stream.INITIALISATION))
-        meta = meta_from_tensors(checkpoint.tensors, like)
-        curve = evaluate_meta(problem, meta, settings, checkpoint.iteration)
-    chosen = settings.problem
-    rows = published.find(chosen.env, chosen.env_kwargs, chosen.horizon)
-    return Report(path.name, curve, settings.model_dump(mode="json"), {}, rows), path / "evaluation"
+    path = runs.find_run(checkpoint.path)
+    return path, checkpoint, config.load(path / runs.CONFIG, changes)
+
+
+def _reference(name: str, beside: Config) -> dict[str, Curve]:
+    """Another run's curve on the same tasks, at its own steps and rates, under its group's name."""
+    evaluation, problem = beside.evaluation, beside.problem
+    changes = {"seed": beside.seed, "device": beside.device, "threads": beside.threads}
+    changes["evaluation.tasks"] = evaluation.tasks
+    changes["evaluation.episodes"] = evaluation.episodes or problem.episodes
+    path, checkpoint, settings = _load(name, [f"{key}={value}" for key, value in changes.items()])
+    other = settings.problem
+    if (other.env, other.horizon) != (problem.env, problem.horizon):
+        raise UserError(f"{path}: its environment or horizon differs, so it is no reference here.")
+    with opened_problem(settings) as opened:
+        untrained = opened.initial_meta(generator(settings.seed, Stream.INITIALISATION))
+        meta = meta_from_tensors(checkpoint.tensors, untrained)
+        return {path.parent.name: evaluate_meta(opened, meta, settings, checkpoint.iteration)}
+
+
+def _film(problem: Any, meta: Meta, settings: Config, curve: Curve, index: int) -> bytes:
+    """The GIF of one held-out task."""
+    from metarl.render import adaptation_gif
+
+    if not 0 <= index < len(curve.tasks):
+        raise UserError(f"--render {index}: the held-out tasks are 0 to {len(curve.tasks) - 1}.")
+    rates = [meta.rates if rate is None else rate for rate in curve.rates]
+    key = Key(settings.seed, Stream.RENDERING, 2 * index)
+    return adaptation_gif(problem, meta, curve.tasks[index], rates, curve.episodes, key)
 
 
 @contextmanager

@@ -100,7 +100,10 @@ class VPG:
         """One step of Adam along the meta-gradient."""
         vector = flatten_meta(meta)
         start = objective(self.variant).linearise(vector)
-        metrics = {"outer/loss": float(start.outcome.loss), "outer/grad_norm": float(start.gradient.norm())}
+        metrics = {
+            "outer/loss": float(start.outcome.loss),
+            "outer/grad_norm": float(start.gradient.norm()),
+        }
         return unflatten_meta(self.adam.step(vector, start.gradient), meta), metrics
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

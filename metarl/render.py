@@ -43,7 +43,7 @@ def adaptation_gif(
     meta: Meta,
     task: NDArray[np.float64],
     rates: Sequence[float | Params],
-    episodes: int,
+    episodes: int | None,
     key: Key,
 ) -> bytes:
     """Adapt to a task and film an episode before and one after, with the same random numbers.
@@ -53,7 +53,7 @@ def adaptation_gif(
         meta: what was learned.
         task: ``[D]``.
         rates: of each gradient step.
-        episodes: N, of each gradient step.
+        episodes: N, of each gradient step; None: as in training.
         key: names the random numbers of adaptation, and with the next iteration those of the film.
 
     Returns:
@@ -65,7 +65,7 @@ def adaptation_gif(
     tasks = task[None]
     before = after = for_tasks(meta.theta, 1)
     for step, rate in enumerate(rates):
-        wave = problem.wave(after, tasks, key, step, episodes)
+        wave = problem.wave(after, tasks, key, step, episodes or problem.sampling.episodes)
         after = problem.adapt(after, wave.episodes, rate)
     filming = key._replace(iteration=key.iteration + 1)
     takes = [film(problem, params, tasks, filming) for params in (before, after)]
@@ -78,10 +78,9 @@ def adaptation_gif(
 def film(problem: RLProblem, params: Params, tasks: NDArray[np.float64], key: Key) -> Take:
     """One episode by the sampler itself, filmed."""
     env = problem.environments.single(render_mode="rgb_array")
-    with FilmedEnv(env, problem.horizon) as filmed:
-        sampler = Sampler(
-            lambda _: filmed, 1, 1, problem.horizon, problem.policy.stacked, device=problem.device
-        )
+    horizon = problem.environments.horizon
+    with FilmedEnv(env, horizon) as filmed:
+        sampler = Sampler(lambda _: filmed, 1, 1, horizon, problem.act, device=problem.device)
         sampler.wave(params, tasks, key, 0)
     return filmed.take
 

@@ -10,9 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TextIO
 
 from metarl import disk, system
 from metarl.curves import Aggregate, Curve
@@ -20,6 +18,9 @@ from metarl.display import writable
 from metarl.figures import adaptation_figure
 from metarl.published import SOURCE, Row
 from metarl.runs import RunError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 PROTOCOL = (
     "held-out tasks from a stream of their own, which training never draws from; fresh data at "
@@ -69,6 +70,18 @@ def write(report: Report, folder: Path) -> list[Path]:
     return [folder / f"{NAME}.{suffix}" for suffix in contents]
 
 
+def write_film(gif: bytes, folder: Path, iteration: int) -> Path:
+    """Write ``adaptation.gif``, and show it in TensorBoard.
+
+    Raises:
+        RunError: the disk does not take it.
+    """
+    with disk.failures_as(RunError, folder):
+        disk.replace(folder / f"{NAME}.gif", gif)
+        _add_image(folder, f"{NAME}/film", gif, iteration)
+    return folder / f"{NAME}.gif"
+
+
 def to_json(report: Report) -> dict[str, Any]:
     """Everything that was measured, and what it takes to measure it again."""
     return {
@@ -105,7 +118,7 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
     curves = {f"mean {report.curve.measure}": report.curve, **report.references}
     header = ["step", "rate"]
     for name in curves:
-        header += [name, "± s.e."]
+        header += [name, "s.e."]
     header += [f"{row.name}, {SOURCE}" for row in report.published]
     rows = []
     for step in report.curve.steps:
@@ -177,13 +190,27 @@ def _cell(value: float) -> str:
 
 def _write_events(report: Report, folder: Path, png: bytes) -> None:
     """A TensorBoard run of its own beside the training's, whose x axis is gradient steps."""
-    from PIL import Image
-    from torch.utils.tensorboard import SummaryWriter
-
     for stale in folder.glob("events.out.tfevents.*"):
         stale.unlink()
-    with SummaryWriter(str(folder)) as writer:
+    with _board(folder) as writer:
         for step, value in zip(report.curve.steps, report.curve.mean_return, strict=True):
             writer.add_scalar(f"{NAME}/{report.curve.measure}", float(value), step)
-        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-        writer.add_image(NAME, pixels, report.curve.iteration, dataformats="HWC")
+    _add_image(folder, f"{NAME}/curve", png, report.curve.iteration)
+
+
+def _add_image(folder: Path, tag: str, content: bytes, iteration: int) -> None:
+    """Show a PNG or an animated GIF as it is: TensorBoard's own writer would take it apart."""
+    from PIL import Image
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    width, height = Image.open(io.BytesIO(content)).size
+    image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=content)
+    with _board(folder) as writer:
+        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        writer._get_file_writer().add_summary(summary, iteration)
+
+
+def _board(folder: Path) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))

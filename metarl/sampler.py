@@ -1,14 +1,15 @@
 """Sampling: one wave of whole episodes for every task, each task with a policy of its own.
 
-All slots of a wave advance together: one batched forward of the M policies, one call of the vector environment, for each
-environment step. Tasks are shared out over Python threads, each with a vector environment and a policy batch of its own;
-physics and matrix products release the interpreter's lock. No number depends on how many threads there are: noise and
-seeds are drawn per task, before the tasks are shared out.
+All slots of a wave advance together: one batched forward of the M policies and one call of the vector environment
+for each environment step. Tasks are shared out over Python threads, each with a vector environment and a policy batch
+of its own; physics and matrix products release the interpreter's lock. No number depends on how many threads there
+are: noise and seeds are drawn per task, before the tasks are shared out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -23,7 +24,7 @@ from metarl.functional.tasks import Mapper, take
 from metarl.seeding import Key
 
 
-class EnvironmentFailure(Exception):
+class EnvironmentFailureError(Exception):
     """An environment raised, or returned what cannot be learned from; the message names it, its task and its step."""
 
 
@@ -70,7 +71,9 @@ class LoopVectorEnv(VectorEnv[Any, Any, Any]):
         self._ended = np.ones((2, self.num_envs), dtype=bool)
         self._step = 0
 
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Set every slot's task, ``options["task"]`` ``[num_envs, D]``, and start its episode from ``seed[slot]``."""
         self._ended[:] = False
         self._step = 0
@@ -103,12 +106,16 @@ class LoopVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _put(self, slot: int, obs: Any) -> None:
         if np.shape(obs) != self._obs.shape[1:]:
-            raise ValueError(f"an observation of shape {np.shape(obs)}, where {self._obs.shape[1:]} was declared")
+            raise ValueError(
+                f"an observation of shape {np.shape(obs)}, where {self._obs.shape[1:]} was declared"
+            )
         self._obs[slot] = obs
 
     def _naming(self, slot: int, where: str) -> _Naming:
         spec = self.envs[slot].spec
-        return _Naming(f"{spec.id if spec else type(self.envs[slot].unwrapped).__name__}, slot {slot}, {where}")
+        return _Naming(
+            f"{spec.id if spec else type(self.envs[slot].unwrapped).__name__}, slot {slot}, {where}"
+        )
 
 
 class _Naming:
@@ -121,8 +128,10 @@ class _Naming:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, EnvironmentFailure):
-            raise EnvironmentFailure(f"environment {self.place}: {type(error).__name__}: {error}") from error
+        if isinstance(error, Exception) and not isinstance(error, EnvironmentFailureError):
+            raise EnvironmentFailureError(
+                f"environment {self.place}: {type(error).__name__}: {error}"
+            ) from error
 
 
 class Sampler:
@@ -153,8 +162,13 @@ class Sampler:
         self.episodes, self.horizon = episodes, horizon
         self.policy, self.mapper, self.device = policy, mapper, torch.device(device)
         bounds = np.linspace(0, tasks, min(threads, tasks) + 1).astype(int)
-        self.shares = [slice(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        self.shares = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
         self.envs = [make_env((part.stop - part.start) * episodes) for part in self.shares]
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self.envs:
+            env.close()
 
     def wave(self, params: Params, tasks: np.ndarray, key: Key, step: int) -> Wave:
         """Sample N whole episodes of each task.
@@ -169,26 +183,11 @@ class Sampler:
             The wave; steps after an episode's end are zero and masked.
 
         Raises:
-            EnvironmentFailure: an environment raised, or gave a reward or observation that is not finite.
+            EnvironmentFailureError: an environment raised, or gave a reward or observation that is not finite.
         """
-        count, action_space = len(tasks), self.envs[0].single_action_space
-        obs_size, action_size = self.envs[0].single_observation_space.shape[0], action_space.shape[0]  # type: ignore
-        generators = [key.generator(task, step) for task in range(count)]
+        generators = [key.generator(task, step) for task in range(len(tasks))]
         seeds = np.stack([rng.integers(2**31, size=self.episodes) for rng in generators])
-        steps = (self.episodes, self.horizon)
-        noise = torch.from_numpy(
-            np.stack([rng.standard_normal((*steps, action_size), dtype=np.float32) for rng in generators])
-        )
-        dtype = next(iter(params.values())).dtype
-        zeros = lambda *size: torch.zeros(count, *size, dtype=dtype, device=self.device)  # noqa: E731
-        wave = Wave(
-            obs=zeros(*steps, obs_size),
-            actions=noise.to(self.device, dtype),
-            rewards=zeros(*steps),
-            mask=zeros(*steps),
-            mean=zeros(*steps, action_size),
-            log_std=zeros(action_size),
-        )
+        wave = self._new_wave(generators, next(iter(params.values())).dtype)
 
         def sample(item: tuple[slice, VectorEnv[Any, Any, Any]]) -> None:
             part, env = item
@@ -198,40 +197,69 @@ class Sampler:
         _check_finite(wave, tasks)
         return wave
 
+    def _new_wave(self, generators: Sequence[np.random.Generator], dtype: torch.dtype) -> Wave:
+        """Arrays of zeros, but for ``actions``: they hold the noise, N(0, 1)."""
+        obs_shape = self.envs[0].single_observation_space.shape
+        action_shape = self.envs[0].single_action_space.shape
+        assert obs_shape is not None
+        assert action_shape is not None
+        shape = (self.episodes, self.horizon, *action_shape)
+        noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in generators])
+
+        def zeros(*size: int) -> Tensor:
+            return torch.zeros(len(generators), *size, dtype=dtype, device=self.device)
+
+        return Wave(
+            obs=zeros(self.episodes, self.horizon, *obs_shape),
+            actions=torch.from_numpy(noise).to(self.device, dtype),
+            rewards=zeros(self.episodes, self.horizon),
+            mask=zeros(self.episodes, self.horizon),
+            mean=zeros(*shape),
+            log_std=zeros(*action_shape),
+        )
+
     @torch.no_grad()
     def _sample_share(
-        self, env: VectorEnv[Any, Any, Any], params: Params, tasks: np.ndarray, seeds: np.ndarray, wave: Wave
+        self,
+        env: VectorEnv[Any, Any, Any],
+        params: Params,
+        tasks: np.ndarray,
+        seeds: np.ndarray,
+        wave: Wave,
     ) -> None:
-        """Fill ``wave``, whose ``actions`` hold the noise when it begins."""
-        count, slots = len(tasks), len(tasks) * self.episodes
-        task_of_slot = np.repeat(tasks, self.episodes, axis=0)
-        obs, _ = env.reset(seed=seeds.reshape(-1).tolist(), options={"task": task_of_slot})
+        """Fill one thread's part of the wave."""
+        grid, slots = (len(tasks), self.episodes), len(tasks) * self.episodes
+        options = {"task": np.repeat(tasks, self.episodes, axis=0)}
+        obs, _ = env.reset(seed=seeds.reshape(-1).tolist(), options=options)  # type: ignore[arg-type]
         active = np.ones(slots, dtype=bool)
         rewards = np.zeros((self.horizon, slots))
         mask = np.zeros((self.horizon, slots), dtype=bool)
         for t in range(self.horizon):
-            seen = torch.from_numpy(obs).to(self.device, wave.obs.dtype).view(count, self.episodes, -1)
+            seen = torch.from_numpy(obs).to(self.device, wave.obs.dtype).view(*grid, -1)
             mean, log_std = self.policy(params, seen)
             action = torch.addcmul(mean, wave.actions[:, :, t], log_std.exp().unsqueeze(1))
             wave.obs[:, :, t], wave.mean[:, :, t], wave.actions[:, :, t] = seen, mean, action
-            obs, reward, terminated, truncated, _ = env.step(action.reshape(slots, -1).cpu().numpy())
+            sent = action.view(slots, -1).cpu().numpy()
+            obs, reward, terminated, truncated, _ = env.step(sent)
             rewards[t], mask[t] = reward, active
             active &= ~(terminated | truncated)
             if not active.any():
                 break
         wave.log_std.copy_(log_std)
         for kept, values in ((wave.mask, mask), (wave.rewards, rewards * mask)):
-            kept.copy_(torch.from_numpy(values).T.reshape(count, self.episodes, self.horizon))
-        for kept in (wave.obs, wave.actions, wave.mean):
-            kept.mul_(wave.mask.unsqueeze(-1)) if not mask.all() else None
+            kept.copy_(torch.from_numpy(values).T.view(*grid, self.horizon))
+        if not mask.all():
+            for kept in (wave.obs, wave.actions, wave.mean):
+                kept.mul_(wave.mask.unsqueeze(-1))
 
 
 def _check_finite(wave: Wave, tasks: np.ndarray) -> None:
     for name in ("obs", "actions", "rewards"):
         values = getattr(wave, name)
-        # A sum is finite only if every term is: one pass, no temporary. An overflow of the sum is looked at closely.
+        # A sum is finite only if every term is: one pass, and no temporary.
         if not values.sum().isfinite() and not (finite := values.isfinite()).all():
             task, episode, step = (int(index) for index in (~finite).nonzero()[0][:3])
-            raise EnvironmentFailure(
-                f"{name} not finite in task {task} {tasks[task].tolist()}, episode {episode}, step {step}"
+            raise EnvironmentFailureError(
+                f"{name} not finite in task {task} {tasks[task].tolist()}, "
+                f"episode {episode}, step {step}"
             )

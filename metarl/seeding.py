@@ -1,7 +1,8 @@
 """One seed, many independent streams of random numbers.
 
-A stream is named by a counter key, not by a state: what iteration 7 draws for task 3 depends on ``(seed, stream, 7, 3)``
-alone. So resuming needs no generator state, and neither threads nor interruptions can change a number.
+A stream is named by a counter key, not by a state: what iteration 7 draws for task 3 depends on
+``(seed, stream, 7, 3)`` alone. So resuming needs no generator state, and neither threads nor interruptions
+change a number.
 """
 
 from __future__ import annotations

@@ -26,14 +26,24 @@ def parser() -> argparse.ArgumentParser:
         epilog="Settings can be replaced: python -m metarl.train configs/nav2d.yaml inner.lr=0.1 seed=3",
     )
     result.add_argument("config", nargs="?", help="YAML file, such as configs/cheetah_vel.yaml")
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a setting: outer.max_kl=0.02")
+    result.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="replaces a setting: outer.max_kl=0.02"
+    )
     result.add_argument("--seed", type=int, help="the same as seed=...")
     result.add_argument("--device", help="the same as device=...: auto, cpu or cuda")
-    result.add_argument("--run-dir", metavar="DIR", help="folder that holds the runs, instead of run.directory")
     result.add_argument(
-        "--resume", nargs="?", const="latest", metavar="RUN", help="continue a run: its folder, or the latest one"
+        "--run-dir", metavar="DIR", help="folder that holds the runs, instead of run.directory"
     )
-    result.add_argument("--fast-dev-run", action="store_true", help="one small iteration of everything")
+    result.add_argument(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="RUN",
+        help="continue a run: its folder, or the latest one",
+    )
+    result.add_argument(
+        "--fast-dev-run", action="store_true", help="one small iteration of everything"
+    )
     result.add_argument("--print-config", action="store_true", help="print every setting and end")
     result.add_argument("--traceback", action="store_true", help="show where an error came from")
     return result
@@ -56,7 +66,11 @@ def read_command_line(arguments: Sequence[str]) -> tuple[argparse.Namespace, lis
         options.overrides.insert(0, options.config)
         options.config = None
     overrides = [*(FAST_DEV_RUN if options.fast_dev_run else ()), *options.overrides]
-    overrides += [f"{key}={value}" for key in ("seed", "device") if (value := getattr(options, key)) is not None]
+    overrides += [
+        f"{key}={value}"
+        for key in ("seed", "device")
+        if (value := getattr(options, key)) is not None
+    ]
     return options, overrides
 
 
@@ -72,7 +86,9 @@ def _main(arguments: Sequence[str]) -> int:
     if options.resume:
         return _resume(options, overrides)
     if options.config is None:
-        raise config.ConfigError("name a configuration, such as configs/cheetah_vel.yaml, or a run to --resume.")
+        raise config.ConfigError(
+            "name a configuration, such as configs/cheetah_vel.yaml, or a run to --resume."
+        )
     settings = config.load(options.config, overrides)
     if options.print_config:
         print(config.dump(settings), end="")
@@ -87,7 +103,9 @@ def _main(arguments: Sequence[str]) -> int:
 def _resume(options: argparse.Namespace, overrides: list[str]) -> int:
     from metarl import checkpoints, runs
 
-    root = options.run_dir or (config.load(options.config).run.directory if options.config else "runs")
+    root = options.run_dir or (
+        config.load(options.config).run.directory if options.config else "runs"
+    )
     path = runs.find_run(options.resume, root)
     settings = config.load(path / runs.CONFIG, overrides)
     if options.print_config:
@@ -97,7 +115,9 @@ def _resume(options: argparse.Namespace, overrides: list[str]) -> int:
     for reason in refused:
         print(f"warning: {reason}", file=sys.stderr)
     if found is None and refused:
-        raise checkpoints.CheckpointError(f"{path}: has no checkpoint that can be trusted; start a new run.")
+        raise checkpoints.CheckpointError(
+            f"{path}: has no checkpoint that can be trusted; start a new run."
+        )
     with Training(settings) as training:
         if found is not None:
             training.restore(found)
@@ -121,7 +141,10 @@ class Training:
         # The matrices of one task are small: threads over tasks are faster than threads inside a product.
         torch.set_num_threads(1)
         self.settings = settings
-        self.device, self.threads = resolve_device(settings.device), resolve_threads(settings.threads)
+        self.device, self.threads = (
+            resolve_device(settings.device),
+            resolve_threads(settings.threads),
+        )
         self.problem = make_problem(settings, self.device, self.threads)
         self.outer = make_outer(settings)
         self.meta = self.problem.initial_meta(generator(settings.seed, Stream.INITIALISATION))
@@ -170,7 +193,9 @@ def make_outer(settings: Config) -> Any:
         case VPG() as chosen:
             return outer.VPG(chosen.lr, chosen.exploration)
         case PPO() as chosen:
-            return outer.PPO(chosen.lr, chosen.clip, chosen.epochs, chosen.kl_target, chosen.kl_coefficient)
+            return outer.PPO(
+                chosen.lr, chosen.clip, chosen.epochs, chosen.kl_target, chosen.kl_coefficient
+            )
 
 
 def train(training: Training, run: Any) -> int:
@@ -187,14 +212,22 @@ def train(training: Training, run: Any) -> int:
         display.note(describe(training, run))
         while training.iteration < settings.iterations:
             i, began = training.iteration, time.perf_counter()
-            tasks = problem.sample_tasks(settings.outer.tasks, generator(settings.seed, Stream.TRAIN_TASKS, i))
-            batch, metrics = problem.collect(training.meta, tasks, Key(settings.seed, Stream.TRAIN_DATA, i))
+            tasks = problem.sample_tasks(
+                settings.outer.tasks, generator(settings.seed, Stream.TRAIN_TASKS, i)
+            )
+            batch, metrics = problem.collect(
+                training.meta, tasks, Key(settings.seed, Stream.TRAIN_DATA, i)
+            )
             collected = time.perf_counter()
             meta = training.meta
             training.meta, info = training.outer.step(
-                meta, lambda variant, meta=meta, batch=batch: problem.objective(meta, batch, variant)
+                meta,
+                lambda variant, meta=meta, batch=batch: problem.objective(meta, batch, variant),
             )
-            metrics |= info | {"time/collect": collected - began, "time/outer": time.perf_counter() - collected}
+            metrics |= info | {
+                "time/collect": collected - began,
+                "time/outer": time.perf_counter() - collected,
+            }
             count_steps(training, metrics)
             training.iteration += 1
 
@@ -203,11 +236,17 @@ def train(training: Training, run: Any) -> int:
             if is_due(settings.evaluation.every, training.iteration, settings.iterations):
                 score = evaluate(training, run, metrics, display)
             run.log(i, metrics)
-            if stopping or score is not None or training.iteration % settings.run.checkpoint_every == 0:
+            if (
+                stopping
+                or score is not None
+                or training.iteration % settings.run.checkpoint_every == 0
+            ):
                 training.save(run, score)
             display.update(training.iteration, metrics)
             if interrupts.received is not None and training.iteration < settings.iterations:
-                display.note(f"stopped by {interrupts.received.name}; continue with --resume {run.path}")
+                display.note(
+                    f"stopped by {interrupts.received.name}; continue with --resume {run.path}"
+                )
                 return 128 + interrupts.received
         display.note(f"done; adaptation curve: python -m metarl.evaluate {run.path}")
     return 0
@@ -237,7 +276,9 @@ def evaluate(training: Training, run: Any, metrics: dict[str, float], display: A
     metrics |= dict(zip(names, curve.mean_return, strict=True))
     run.figure("adaptation", adaptation_figure(curve), training.iteration)
     shown = ", ".join(f"{value:.1f}" for value in curve.mean_return)
-    display.note(f"iteration {training.iteration}: held-out {training.problem.measure} after 0.. steps: {shown}")
+    display.note(
+        f"iteration {training.iteration}: held-out {training.problem.measure} after 0.. steps: {shown}"
+    )
     return float(curve.mean_return[min(settings.inner.steps, len(curve.mean_return) - 1)])
 
 

@@ -46,7 +46,7 @@ def offences(path: Path) -> Iterator[str]:
             if within(here, package) and third_party and not within(name, package, *allowed):
                 yield name
         if within(name, "gymnasium") and not within(
-            here, "envs", "metarl.problems.rl", "metarl.sampler"
+            here, "envs", "metarl.problems.environments", "metarl.sampler"
         ):
             yield name
         if within(name, "metarl.config", "metarl.schema") and within(
@@ -113,7 +113,7 @@ def test_one_module_alone_makes_environments():
         for path in SOURCES
         if any(call.endswith((".make", ".make_vec")) for call in calls(path))
     }
-    assert makers <= {"metarl.problems.rl"}
+    assert makers <= {"metarl.problems.environments"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module)

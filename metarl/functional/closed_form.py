@@ -1,9 +1,9 @@
 """MAML's outer objective for Gaussian MLP policies, without autograd.
 
-With φ = θ − α ∇L(θ) the inner update and J = I − α ∇²L its derivative, the post-update surrogate's gradient is Jᵀ ∇S(φ).
+With φ = θ − α ∇L(θ) the inner update and J = I − α ∇²L its derivative, the surrogate S has the gradient Jᵀ ∇S(φ).
 At the parameters that collected the data the KL is zero and so is its gradient, so that its Hessian in θ is exactly
 Jᵀ F J, F the Fisher matrix at φ: the third derivatives of L, which double backward computes, are multiplied by zero.
-For K inner steps J is the product J_K ⋯ J_1. The result equals :func:`metarl.functional.objectives.by_autograd`'s.
+For K inner steps J is the product J_K ⋯ J_1. The result is that of :func:`metarl.functional.objectives.by_autograd`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def objective(
     arch: Architecture,
     estimator: Estimator,
     inner: InnerUpdate,
-    batch: MetaBatch,
+    batch: MetaBatch[Episodes],
     like: Params,
     mapper: Mapper = map,
     chunk: int = 1,
@@ -110,7 +110,7 @@ def objective(
     count = count_tasks(batch)
     parts = [take(batch, part) for part in chunks(count, chunk)]
 
-    def post_update(vector: Tensor, part: MetaBatch) -> tuple[tuple[Tape, ...], Query]:
+    def post_update(vector: Tensor, part: MetaBatch[Episodes]) -> tuple[tuple[Tape, ...], Query]:
         params, tapes = _adapt(arch, unflatten(vector, like), part.support, inner.lr)
         if not part.support:
             params = for_tasks(params, count_tasks(part.query))
@@ -132,7 +132,7 @@ def objective(
         reversed_part = part._replace(tapes=part.tapes[::-1], support=part.support[::-1])
         return push(reversed_part, cotangent)
 
-    def derive(vector: Tensor, part: MetaBatch) -> Part:
+    def derive(vector: Tensor, part: MetaBatch[Episodes]) -> Part:
         tapes, query = post_update(vector, part)
         per_step = -(query.ratio * part.query.advantages * query.step_weights)
         gradient, _ = likelihood_gradient(

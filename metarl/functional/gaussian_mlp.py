@@ -1,10 +1,13 @@
 """Derivatives of a Gaussian MLP policy's losses, written out: gradient, Hessian product, Fisher product.
 
 Autograd would build and walk a graph for each of these; here every quantity that does not depend on the tangent is
-computed once (a :class:`Tape`) and each product is the matrix products that remain: Pearlmutter's R-operator (Pearlmutter
-1994, "Fast exact multiplication by the Hessian"). Everything is batched over C tasks. For tasks with parameters ``[C, *shape]``
-and B = N·T states each, layer i maps ``h_i [C, B, in]`` to ``z_i = h_i W_iᵀ + b_i``, ``h_{i+1} = a(z_i)``; δ_i is the loss's
-derivative in z_i; a dot over a symbol is a derivative along the tangent.
+computed once (a :class:`Tape`), and each product is the matrix products that remain: Pearlmutter's R-operator.
+
+Everything is batched over C tasks with parameters ``[C, *shape]`` and B = N·T states each. Layer i maps
+``h_i [C, B, in]`` to ``z_i = h_i W_iᵀ + b_i`` and ``h_{i+1} = a(z_i)``; δ_i is the loss's derivative in z_i; a dot over
+a symbol is its derivative along the tangent.
+
+Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian", Neural Computation 6(1).
 """
 
 from __future__ import annotations
@@ -101,9 +104,7 @@ def backward(
     return tuple(deltas), gradient
 
 
-def policy_gradient(
-    arch: Architecture, params: Params, episodes: Episodes
-) -> tuple[Params, Tape]:
+def policy_gradient(arch: Architecture, params: Params, episodes: Episodes) -> tuple[Params, Tape]:
     """∇L(φ) of the inner loss at φ = ``params``; every estimator has this same first derivative.
 
     Args:
@@ -195,9 +196,7 @@ def hessian_product(
     weights_moved = estimator.hessian_product(log_prob_moved.reshape(shape), episodes)
     weights_moved = weights_moved.reshape(*log_prob_moved.shape, 1)
 
-    delta_moved = inverse_std * (
-        weights_moved * e + tape.weights * (e_moved - e * log_std_moved)
-    )
+    delta_moved = inverse_std * (weights_moved * e + tape.weights * (e_moved - e * log_std_moved))
     product = _tangent_backward(arch, tape, tangent, moved, delta_moved)
     product["log_std"] = tape.free * (
         weights_moved * (e.square() - 1.0) + 2.0 * tape.weights * e * e_moved

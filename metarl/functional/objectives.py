@@ -7,6 +7,7 @@ same :class:`Objective` several times faster; this module is its oracle.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -173,7 +174,7 @@ def clipped_surrogate(
 
 def by_autograd(
     task_objective: TaskObjective,
-    batch: MetaBatch,
+    batch: MetaBatch[Any],
     like: Meta,
     mapper: Mapper = map,
     chunk: int = 1,
@@ -191,38 +192,48 @@ def by_autograd(
     count = count_tasks(batch)
     parts = [take(batch, part) for part in chunks(count, chunk)]
 
-    def outcomes(vector: Tensor, part: MetaBatch) -> Outcome:
+    def outcomes(vector: Tensor, part: MetaBatch[Any]) -> Outcome:
         meta = unflatten_meta(vector, like)
         lifted = lambda support, query: task_objective(meta, support, query)  # noqa: E731
         return over_tasks(lifted, *part, strategy="vmap" if chunk > 1 else "loop")
 
     def evaluate(vector: Tensor) -> Outcome:
-        def total(part: MetaBatch) -> Outcome:
+        def total(part: MetaBatch[Any]) -> Outcome:
             with torch.no_grad():
                 return outcomes(vector.detach(), part)
 
         return mean_outcome(mapper(total, parts))
 
     def linearise(vector: Tensor) -> Linearisation:
-        def derive(part: MetaBatch) -> tuple[Outcome, Tensor, Tensor, Tensor]:
+        def derive(part: MetaBatch[Any]) -> tuple[Outcome, Tensor, Tensor]:
             leaf = vector.detach().clone().requires_grad_()
             found = outcomes(leaf, part)
             (gradient,) = torch.autograd.grad(found.loss.sum(), leaf, retain_graph=True)
-            (slope,) = torch.autograd.grad(found.kl.sum(), leaf, create_graph=True)
-            return Outcome(*(value.detach() for value in found)), gradient, leaf, slope
+            return found, gradient, leaf
 
         derived = list(mapper(derive, parts))
 
-        def curvature(tangent: Tensor) -> Tensor:
-            def product(item: tuple[Outcome, Tensor, Tensor, Tensor]) -> Tensor:
-                _, _, leaf, slope = item
-                (curved,) = torch.autograd.grad(slope, leaf, tangent, retain_graph=True)
-                return curved
+        @functools.cache
+        def slopes() -> list[Tensor]:
+            """Each chunk's ∇KL with its graph; made when the first product asks for it."""
 
-            return torch.stack(list(mapper(product, derived))).sum(0) / count
+            def slope(item: tuple[Outcome, Tensor, Tensor]) -> Tensor:
+                found, _, leaf = item
+                return torch.autograd.grad(found.kl.sum(), leaf, create_graph=True)[0]
+
+            return list(mapper(slope, derived))
+
+        def curvature(tangent: Tensor) -> Tensor:
+            def product(index: int) -> Tensor:
+                leaf = derived[index][2]
+                return torch.autograd.grad(slopes()[index], leaf, tangent, retain_graph=True)[0]
+
+            slopes()
+            return torch.stack(list(mapper(product, range(len(derived))))).sum(0) / count
 
         gradient = torch.stack([item[1] for item in derived]).sum(0) / count
-        return Linearisation(mean_outcome(item[0] for item in derived), gradient, curvature)
+        detached = (Outcome(*(value.detach() for value in item[0])) for item in derived)
+        return Linearisation(mean_outcome(detached), gradient, curvature)
 
     return Objective(evaluate, linearise)
 

@@ -29,9 +29,7 @@ def take(stacked: Any, index: int | slice) -> Any:
     return pytree.tree_map(lambda leaf: leaf[index], stacked)
 
 
-def over_tasks(
-    function: Callable[..., Any], *stacked: Any, strategy: Strategy = "vmap"
-) -> Any:
+def over_tasks(function: Callable[..., Any], *stacked: Any, strategy: Strategy = "vmap") -> Any:
     """Lift a function of one task to all tasks of a meta-batch.
 
     Args:

@@ -139,9 +139,7 @@ def trust_region_step(
         return curvature(vector.to(theta.dtype)).double() + region.cg_damping * vector
 
     solved = conjugate_gradient(damped, gradient, region.cg_iterations)
-    rejected = StepInfo(
-        False, 0, outcome, solved.residual_norm, solved.iterations, 0.0
-    )
+    rejected = StepInfo(False, 0, outcome, solved.residual_norm, solved.iterations, 0.0)
     if not (solved.curvature > 0.0 and math.isfinite(solved.curvature)):
         return theta, rejected
     step = math.sqrt(2.0 * region.max_kl / solved.curvature) * solved.solution
@@ -154,6 +152,4 @@ def trust_region_step(
             return candidate, rejected._replace(
                 accepted=True, trials=trial + 1, outcome=found, predicted_improvement=predicted
             )
-    return theta, rejected._replace(
-        trials=region.max_backtracks, predicted_improvement=predicted
-    )
+    return theta, rejected._replace(trials=region.max_backtracks, predicted_improvement=predicted)

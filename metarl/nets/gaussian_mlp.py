@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -41,8 +42,9 @@ class GaussianMLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [obs_size, *hidden_sizes, action_size]
-        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in zip(sizes[:-1], sizes[1:], strict=True))
-        for layer in self.layers:
+        linear = [nn.Linear(n, m) for n, m in pairwise(sizes)]
+        self.layers = nn.ModuleList(linear)
+        for layer in linear:
             nn.init.xavier_uniform_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(initial_std)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from metarl.data import Meta, MetaBatch
+from metarl.data import Meta, MetaBatch, Params
 from metarl.functional.objectives import Objective
 from metarl.seeding import Key
 
@@ -42,16 +43,23 @@ class Problem(Protocol):
         """``count`` tasks as rows of floats, ``[count, D]``."""
         ...
 
-    def collect(self, meta: Meta, tasks: np.ndarray, key: Key) -> tuple[MetaBatch, dict[str, float]]:
+    def collect(
+        self, meta: Meta, tasks: np.ndarray, key: Key
+    ) -> tuple[MetaBatch[Any], dict[str, float]]:
         """Support and query data of each task, adapting in between; and what to log of them."""
         ...
 
-    def objective(self, meta: Meta, batch: MetaBatch, variant: Variant) -> Objective:
+    def objective(self, meta: Meta, batch: MetaBatch[Any], variant: Variant) -> Objective:
         """The outer objective on ``batch``, a pure function of the meta-parameters."""
         ...
 
     def adaptation_curve(
-        self, meta: Meta, tasks: np.ndarray, rates: tuple[float, ...] | None, episodes: int | None, key: Key
+        self,
+        meta: Meta,
+        tasks: np.ndarray,
+        rates: Sequence[float | Params],
+        episodes: int | None,
+        key: Key,
     ) -> np.ndarray:
         """``measure`` of each task after 0, 1, ... steps, fresh data at each, ``[steps + 1, M]``."""
         ...

@@ -1,0 +1,107 @@
+"""Families of environments: found by id, checked, and made as vector environments."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from metarl.sampler import LoopVectorEnv
+
+
+class UnusableEnvironmentError(Exception):
+    """An environment that cannot be used for meta-learning; one sentence that says why."""
+
+
+class EnvironmentFamily:
+    """One registered environment whose tasks differ; makes vector environments of it.
+
+    The native vector form is used where it leaves ended slots idle (``AutoresetMode.DISABLED``) and
+    knows tasks; otherwise single environments are stepped one by one.
+
+    Args:
+        env: ``module:Name-v0``; importing the module registers it.
+        env_kwargs: arguments of its constructor.
+        horizon: episodes are truncated after so many steps.
+
+    Raises:
+        UnusableEnvironmentError: it is not there, or has no tasks, or actions that are not vectors.
+    """
+
+    def __init__(self, env: str, env_kwargs: Mapping[str, Any], horizon: int) -> None:
+        self.env, self.horizon = env, horizon
+        self._arguments = dict(env_kwargs, max_episode_steps=horizon)
+        self.native = self._find().vector_entry_point is not None
+        self.example = self(1)
+        if self.native and not self._leaves_ended_slots_idle():
+            self.example.close()
+            self.native = False
+            self.example = self(1)
+        self._check()
+
+    @property
+    def obs_size(self) -> int:
+        """O."""
+        return int(self.example.single_observation_space.shape[0])  # type: ignore[index]
+
+    @property
+    def action_size(self) -> int:
+        """A."""
+        return int(self.example.single_action_space.shape[0])  # type: ignore[index]
+
+    def __call__(self, slots: int) -> VectorEnv[Any, Any, Any]:
+        """A vector environment of so many slots."""
+        if self.native:
+            mode = "vector_entry_point"
+            return gym.make_vec(self.env, slots, vectorization_mode=mode, **self._arguments)
+        return LoopVectorEnv([self.single() for _ in range(slots)])
+
+    def single(self, **kwargs: Any) -> gym.Env[Any, Any]:
+        """A single environment with a flat observation."""
+        env: gym.Env[Any, Any] = gym.make(self.env, **self._arguments, **kwargs)
+        space = env.observation_space
+        flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+        return env if flat else gym.wrappers.FlattenObservation(env)
+
+    def sample_tasks(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """``count`` tasks of the family, float64 ``[count, D]``."""
+        tasks = np.asarray(self._family().sample_tasks(count, rng), dtype=np.float64)
+        return tasks.reshape(count, -1)
+
+    def _family(self) -> Any:
+        """What knows the tasks: the native vector environment, or a single one."""
+        if isinstance(self.example, LoopVectorEnv):
+            return self.example.envs[0].unwrapped
+        return self.example.unwrapped
+
+    def _find(self) -> gym.envs.registration.EnvSpec:
+        module, _, name = self.env.rpartition(":")
+        try:
+            if module:
+                importlib.import_module(module)
+            return gym.spec(name)
+        except (ImportError, gym.error.Error) as error:
+            raise UnusableEnvironmentError(
+                f"problem.env is {self.env}, which cannot be found: {error}"
+            ) from error
+
+    def _leaves_ended_slots_idle(self) -> bool:
+        mode = self.example.metadata.get("autoreset_mode")
+        return mode == AutoresetMode.DISABLED and hasattr(self._family(), "sample_tasks")
+
+    def _check(self) -> None:
+        space = self.example.single_action_space
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise UnusableEnvironmentError(
+                f"{self.env}: its actions must be a vector, a Box of one axis, but are {space}"
+            )
+        for verb in ("sample_tasks", "set_task"):
+            if not callable(getattr(self._family(), verb, None)):
+                raise UnusableEnvironmentError(
+                    f"{self.env}: it has no method {verb}; a family of tasks needs "
+                    "sample_tasks(count, rng) and set_task(task)"
+                )
