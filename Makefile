@@ -27,7 +27,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	@for script in benchmarks/*.py; do \
+	@for script in $(wildcard benchmarks/*.py); do \
 		echo "$$script" && $(BIN)/python "$$script" $(ARGS) || exit 1; \
 	done
 
@@ -45,4 +45,4 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find metarl envs tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
