@@ -38,7 +38,6 @@ class PlanarTree:
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:
-        """Derive the constants from the model."""
         _check_planar(model)
         mass = model.body_mass[1:]
         parents = model.body_parentid[1:] - 1
@@ -73,9 +72,10 @@ class PlanarTree:
             np.add(turn[link], turn[self.parents[link]], out=turn[link])
         # By half-angles, because NumPy has vector code for tan, but not for sin and cos.
         half = np.tan(0.5 * turn[:, :1])
-        double = 2.0 / (1.0 + half * half)
+        one_plus_cos = 2.0 / (1.0 + half * half)
+        cos, sin = one_plus_cos - 1.0, one_plus_cos * half
         terms = np.empty((links, 3, count))
-        np.add(self.along * (double - 1.0), self.across * (double * half), out=terms[:, :2])
+        np.add(self.along * cos, self.across * sin, out=terms[:, :2])
         np.multiply(terms[:, 1], turn[:, 1], out=terms[:, 2])
         total = np.add.reduce(terms, axis=0)
         total[:2] += qpos[:, :2].T

@@ -176,7 +176,7 @@ def check_simulations(
     if broken.any():
         row, kind = (int(index) for index in np.argwhere(broken)[0])
         quantity = _BROKEN[_FIRST + kind]
-    elif not np.isfinite(observations).all():
+    elif not (np.isfinite(observations.sum()) or np.isfinite(observations).all()):
         row, kind = (int(index) for index in np.argwhere(~np.isfinite(observations))[0])
         quantity = f"observation {kind}"
     else:

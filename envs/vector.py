@@ -66,6 +66,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._seeds: list[int | None] = [None] * num_envs
         self._observations = np.zeros((num_envs, *observation_space.shape))
         self._elapsed = np.full(num_envs, -1, dtype=np.int64)
+        self._ready = False
         self._terminated = np.zeros(num_envs, dtype=np.bool_)
         self._truncated = np.zeros(num_envs, dtype=np.bool_)
 
@@ -130,6 +131,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
                 self._generators[slot] = generator
         self._observations[slots] = self._begin(slots)
         self._elapsed[slots] = 0
+        self._ready = bool(self._elapsed.min() >= 0)
         self._terminated[slots] = False
         self._truncated[slots] = False
         started = np.zeros(self.num_envs, dtype=np.bool_)
@@ -169,17 +171,18 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             ValueError: if an action is NaN or infinite, or the shape is wrong.
             SimulationError: if a simulation breaks down.
         """
-        if self._elapsed.min() < 0:
+        if not self._ready:
             raise gym.error.ResetNeeded("call reset() before step()")
         clipped = self._clipped(actions)
         moving = ~(self._terminated | self._truncated)
         rewards = np.zeros(self.num_envs)
         info: dict[str, Any] = {"task": self.task, "_task": moving}
-        if moving.all():
+        count = np.count_nonzero(moving)
+        if count == self.num_envs:
             self._elapsed += 1
             rewards, self._terminated, extra = self._advance(clipped, None)
             info |= extra | {f"_{key}": moving for key in extra}
-        elif moving.any():
+        elif count > 0:
             self._step_some(np.flatnonzero(moving), clipped, rewards, info)
         if self.max_episode_steps is not None:
             self._truncated |= self._elapsed >= self.max_episode_steps
