@@ -101,7 +101,7 @@ def evaluate_meta(problem: Problem, meta: Meta, settings: Config, iteration: int
     tasks = problem.sample_tasks(evaluation.tasks, generator(seed, Stream.EVALUATION_TASKS))
     rates = rate_schedule(settings)
     # Learned rates are tensors, one per parameter, for every step alike.
-    schedule: Any = tuple(meta.rates if rate is None else rate for rate in rates)
+    schedule = tuple(meta.rates if rate is None else rate for rate in rates)
     values = problem.adaptation_curve(
         meta, tasks, schedule, evaluation.episodes, Key(seed, Stream.EVALUATION_DATA, iteration)
     )

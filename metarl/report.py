@@ -201,7 +201,7 @@ def _write_events(report: Report, folder: Path, png: bytes) -> None:
 def _add_image(folder: Path, tag: str, content: bytes, iteration: int) -> None:
     """Show a PNG or an animated GIF as it is: TensorBoard's own writer would take it apart."""
     from PIL import Image
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
     width, height = Image.open(io.BytesIO(content)).size
     image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=content)
