@@ -1,4 +1,4 @@
-"""What every test sees: `import support` works, and torch uses one thread, so that no sum changes with the machine.
+"""What every test sees: `import support` works, and torch uses one thread, so that sums repeat.
 
 The folder itself stays off the path: `tests/envs` would hide the package `envs`.
 """

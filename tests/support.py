@@ -1,4 +1,4 @@
-"""Helpers of the tests: tiny policies, episodes made from random numbers, and an environment solved on paper."""
+"""Helpers of the tests: tiny policies, random episodes, and an environment solved on paper."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_policy(
     ).double()
     with torch.no_grad():
         for index, value in enumerate(policy.parameters()):
-            value += 0.2 * normal(1000 * seed + index, *value.shape)
+            value.add_(0.2 * normal(1000 * seed + index, *value.shape))
     return policy.requires_grad_(False)
 
 
@@ -54,6 +54,19 @@ def as_function(policy: GaussianMLP):
     return lambda params, obs: torch.func.functional_call(policy, params, (obs,))
 
 
+def pure(policy: GaussianMLP):
+    """The same without a module: `functional_call` swaps a module's tensors while it runs, which
+    threads that share the module see.
+    """
+
+    def forward(params, obs):
+        single = {name: value.unsqueeze(0) for name, value in params.items()}
+        mean, log_std = policy.stacked(single, obs.flatten(0, -2).unsqueeze(0))
+        return mean[0].unflatten(0, obs.shape[:-1]), log_std[0]
+
+    return forward
+
+
 def early_ends(episodes: int, horizon: int, seed: int) -> Tensor:
     """A mask ``[N, T]`` of episodes of 1 to T steps, not all of them whole."""
     lengths = torch.randint(1, horizon + 1, (episodes,), generator=random_generator(seed))
@@ -65,7 +78,7 @@ def early_ends(episodes: int, horizon: int, seed: int) -> Tensor:
 def sample_episodes(
     policy: GaussianMLP, params: Params, episodes: int, horizon: int, seed: int
 ) -> Episodes:
-    """Episodes of one task, on-policy at ``params``, with random advantages and early ends; no task axis."""
+    """Episodes of one task, on-policy at ``params``: random advantages, early ends, no task axis."""
     obs_size = policy.layers[0].in_features
     mask = early_ends(episodes, horizon, seed)
     obs = normal(seed + 1, episodes, horizon, obs_size) * mask[..., None]
@@ -83,13 +96,38 @@ def sample_episodes(
     )
 
 
+def written_out_loss(name: str, log_prob: Tensor, base: Tensor, e: Episodes) -> Tensor:
+    """An estimator's definition for one task, episode by episode and step by step.
+
+    ``base`` is what sg() captured: a constant, so that finite differences may move ``log_prob``.
+    """
+    total = log_prob.new_zeros(())
+    for n in range(len(log_prob)):
+        length = int(e.mask[n].sum())
+        to_go = [float(e.advantages[n, t] + e.values[n, t]) for t in range(length)] + [0.0]
+        box_before = log_prob.new_ones(())
+        for t in range(length):
+            ratio = (log_prob[n, t] - base[n, t]).exp()
+            box = box_before * ratio
+            if name == "reinforce":
+                total = total + log_prob[n, t] * e.advantages[n, t]
+            elif name == "lvc":
+                total = total + ratio * e.advantages[n, t]
+            elif name == "dice":
+                total = total + box * (to_go[t] - to_go[t + 1]) - ratio * e.values[n, t]
+            else:
+                total = total + (box - box_before) * e.advantages[n, t]
+            box_before = box
+    return -total / e.mask.sum()
+
+
 def stack(items: list[Any]) -> Any:
     """Stack the tensors of equal trees along a new task axis."""
     return torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *items)
 
 
 def plain_policy_gradient(policy: GaussianMLP, params: Params, episodes: Episodes) -> Params:
-    """∇ −(1/n) Σ log π · A of one task, by autograd on torch's own Normal; what every inner step must equal."""
+    """∇ −(1/n) Σ log π · A of one task, by autograd on torch's own Normal: every inner step's."""
     leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
     mean, log_std = as_function(policy)(leaves, episodes.obs)
     log_prob = torch.distributions.Normal(mean, log_std.exp()).log_prob(episodes.actions).sum(-1)
@@ -111,7 +149,7 @@ def sample_batch(
     horizon: int = 4,
     seed: int = 7,
 ) -> MetaBatch:
-    """A meta-batch as collecting would give it: support[k] is on-policy for the k-times adapted parameters."""
+    """A meta-batch as collecting gives it: support[k] is on-policy for k-times adapted parameters."""
     rows = []
     for task in range(tasks):
         params, waves = theta, []
@@ -127,7 +165,9 @@ def sample_batch(
 
 def close(actual: Any, expected: Any, tolerance: float) -> None:
     """|actual − expected| ≤ tolerance · max(1, |expected|), both taken as float64."""
-    actual, expected = (torch.as_tensor(value).detach().double() for value in (actual, expected))
+    actual, expected = (
+        torch.as_tensor(value, dtype=DOUBLE).detach() for value in (actual, expected)
+    )
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
     error = float((actual - expected).abs().max()) if expected.numel() else 0.0
@@ -137,15 +177,16 @@ def close(actual: Any, expected: Any, tolerance: float) -> None:
 class TargetEnv(gym.Env):
     """The task is a target action: reward −‖a − task‖², observation always 1.
 
-    With a policy N(μ, σ²) and T steps the expected return is −T Σ(σ² + (μ − task)²); without adaptation
-    the best mean is the mean task, and with the target known the best return is 0.
+    With a policy N(μ, σ²) and T steps the expected return is −T Σ(σ² + (μ − task)²); without
+    adaptation the best mean is the mean task, and with the target known the best return is 0.
 
     Args:
         size: of the action and of the task.
         spread: tasks are uniform in ±spread.
         bound: of the action space.
         random_end: episodes terminate after a number of steps drawn at reset, 1 to 6.
-        fault: what goes wrong at step ``fault_step`` where task[0] > 0.5: raise, nan_reward, inf_obs, shape.
+        fault: what goes wrong at step ``fault_step`` where task[0] > 0.5: raise, nan_reward,
+            inf_obs, shape.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}

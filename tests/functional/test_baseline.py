@@ -80,7 +80,7 @@ def test_float32_observations_are_solved_in_float64(obs, mask):
 
 
 def test_equal_observations_have_a_solution_because_of_the_ridge():
-    """One constant observation: seven features, of which all but time's are copies of the constant one."""
+    """One constant observation: all features but those of time are copies of the constant one."""
     obs = torch.ones(1, N, T, 1)
     targets = torch.arange(T, 0, -1.0).expand(1, N, T)
     inputs = baseline.features(obs)
@@ -90,7 +90,7 @@ def test_equal_observations_have_a_solution_because_of_the_ridge():
 
 
 def test_the_ridge_grows_until_there_is_a_solution():
-    """Exactly singular without a ridge: task 1 needs one, and task 0 must keep the smallest it can do with."""
+    """Task 1 is singular without a ridge; task 0 must keep the smallest one."""
     generic = support.normal(0, 1, 1, 3, 2)
     singular = torch.tensor([[[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]]], dtype=support.DOUBLE)
     targets, mask = torch.ones(2, 1, 3), torch.ones(2, 1, 3)

@@ -18,30 +18,6 @@ def episodes() -> Episodes:
     return support.sample_episodes(policy, support.theta_of(policy), N, T, seed=3)
 
 
-def slow_loss(name: str, log_prob: torch.Tensor, base: torch.Tensor, e: Episodes) -> torch.Tensor:
-    """The definitions, episode by episode and step by step; ``base`` is what sg() captured."""
-    total, count = 0.0, 0
-    for n in range(N):
-        length = int(e.mask[n].sum())
-        count += length
-        to_go = [float(e.advantages[n, t] + e.values[n, t]) for t in range(length)] + [0.0]
-        box_before = torch.ones((), dtype=support.DOUBLE)
-        for t in range(length):
-            ratio = (log_prob[n, t] - base[n, t]).exp()
-            box = box_before * ratio
-            total = (
-                total
-                + {
-                    "reinforce": log_prob[n, t] * e.advantages[n, t],
-                    "lvc": ratio * e.advantages[n, t],
-                    "dice": box * (to_go[t] - to_go[t + 1]) - ratio * e.values[n, t],
-                    "loaded_dice": (box - box_before) * e.advantages[n, t],
-                }[name]
-            )
-            box_before = box
-    return -total / count
-
-
 def derivatives(function, at):
     leaf = at.clone().requires_grad_()
     value = function(leaf)
@@ -59,7 +35,7 @@ def derivatives(function, at):
 def test_value_and_derivatives_equal_the_written_out_definition(name, episodes):
     at = support.normal(9, N, T)
     found = derivatives(lambda x: ESTIMATORS[name].loss(x, episodes), at)
-    expected = derivatives(lambda x: slow_loss(name, x, at, episodes), at)
+    expected = derivatives(lambda x: support.written_out_loss(name, x, at, episodes), at)
     support.close(found[0], expected[0], 1e-13)
     support.close(found[1], expected[1], 1e-13)
     if name == "reinforce":
@@ -102,7 +78,7 @@ def test_leading_task_axes_are_the_same_as_one_task_at_a_time(name, episodes):
 
 @pytest.mark.parametrize("name", support.ESTIMATOR_NAMES)
 def test_what_lies_after_an_episodes_end_changes_nothing(name, episodes):
-    """Padding holds zeros in every field but the log-probabilities, which are those of zero actions."""
+    """Padding holds zeros everywhere but in the log-probabilities: those of zero actions."""
     at, tangent = support.normal(9, N, T), support.normal(10, N, T)
     outside = (1 - episodes.mask) * 3.0
     estimator = ESTIMATORS[name]

@@ -53,7 +53,7 @@ def test_entropy():
 
 @pytest.mark.parametrize("size", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
 def test_kl_near_zero_keeps_its_digits_in_float32(size):
-    """Its error is rounding of the step, ε·|log σ' − log σ|, and not of 1, which is 1/size times as much."""
+    """Its error is rounding of the step, ε·|log σ' − log σ|; rounding of 1 is 1/size times that."""
     mean, log_std, _ = case(0)
     moved = (
         mean + size * support.normal(3, *mean.shape),

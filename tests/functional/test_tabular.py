@@ -1,7 +1,8 @@
-"""Bias and variance of each estimator's Hessian, exactly: every trajectory of a small problem is enumerated.
+"""Bias and variance of each estimator's Hessian, exactly: all trajectories are enumerated.
 
-3 states, 2 actions, 3 steps, random transitions and rewards, a softmax policy. The expectation over trajectories is a
-sum of 72 terms, so "unbiased" is an identity to rounding error and a variance is a number, not an estimate.
+3 states, 2 actions, 3 steps, random transitions and rewards, a softmax policy. The expectation over
+trajectories is a sum of 72 terms, so that "unbiased" is an identity to rounding error and a variance
+is a number, not an estimate.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ALPHA = 0.5
 
 
 def _trajectories():
-    """States and actions ``[72, T]`` of every trajectory from state 0, and the transitions' probability."""
+    """States and actions ``[72, T]`` of every trajectory, and its transitions' probability."""
     states, actions, chances = [], [], []
     for acts in itertools.product(range(A), repeat=T):
         for after in itertools.product(range(S), repeat=T - 1):
@@ -182,7 +183,8 @@ def test_the_expected_meta_gradient(name):
 def test_with_a_discount_both_dice_credit_a_pair_of_steps_with_the_later_ones_return(name):
     """E[Ĥ] = E[Σ_{s,t} ∇log π_s ∇log π_tᵀ G_max(s,t) + Σ_t ∇²log π_t G_t], the G discounted.
 
-    The derivative of the expected discounted policy gradient has γ^(s−t) G_s where s > t, and is not even symmetric.
+    The derivative of the expected discounted policy gradient has γ^(s−t) G_s where s > t, and is
+    not even symmetric.
     """
     to_go = returns_to_go(0.9)
     found = mean(hessians(name, state_values(THETA), to_go))

@@ -1,0 +1,157 @@
+"""The closed form equals autograd, to rounding error, in everything an outer step asks for."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import pytest
+import support
+import torch
+from torch import Tensor
+
+from metarl.data import Meta, MetaBatch, Params
+from metarl.functional import closed_form, objectives
+from metarl.functional.estimators import ESTIMATORS
+from metarl.functional.objectives import InnerUpdate, Objective
+from metarl.functional.params import flatten, flatten_meta
+
+LR = 0.3
+TOLERANCE = 1e-10
+
+
+class Pair(NamedTuple):
+    closed: Objective
+    autograd: Objective
+    vector: Tensor
+    theta: Params
+    batch: MetaBatch
+
+
+def make_pair(
+    estimator: str = "lvc",
+    steps: int = 2,
+    activation: str = "tanh",
+    first_order: bool = False,
+    chunks: tuple[int, int] = (1, 1),
+    sizes: tuple[int, ...] = (3, 5, 4, 2),
+    min_std: float = 1e-6,
+    log_std: list[float] | None = None,
+    mapper=map,
+    tasks: int = 2,
+) -> Pair:
+    policy = support.make_policy(activation, sizes, min_std)
+    theta = support.theta_of(policy)
+    if log_std is not None:
+        theta["log_std"] = torch.tensor(log_std, dtype=support.DOUBLE)
+    batch = support.sample_batch(policy, theta, steps, LR, tasks)
+    inner, chosen = InnerUpdate(LR, first_order), ESTIMATORS[estimator]
+    task_objective = objectives.surrogate(support.pure(policy), chosen, inner)
+    arch = support.architecture(policy)
+    return Pair(
+        closed_form.objective(arch, chosen, inner, batch, theta, mapper, chunks[0]),
+        objectives.by_autograd(task_objective, batch, Meta(theta, {}), mapper, chunks[1]),
+        flatten(theta),
+        theta,
+        batch,
+    )
+
+
+def assert_equal(pair: Pair) -> None:
+    """At the parameters that collected the data; elsewhere too, but for the KL's Hessian."""
+    for at in (pair.vector + 0.1 * support.normal(50, len(pair.vector)), pair.vector):
+        closed, autograd = pair.closed.linearise(at), pair.autograd.linearise(at)
+        support.close(closed.gradient, autograd.gradient, TOLERANCE)
+        for one, other in zip(closed.outcome, autograd.outcome, strict=True):
+            support.close(one, other, TOLERANCE)
+        for one, other in zip(pair.closed.evaluate(at), closed.outcome, strict=True):
+            support.close(one, other, TOLERANCE)
+    for seed in range(2):
+        tangent = support.normal(60 + seed, len(pair.vector))
+        support.close(closed.curvature(tangent), autograd.curvature(tangent), TOLERANCE)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize(
+    ("steps", "activation"),
+    [(0, "relu"), (0, "tanh"), (1, "relu"), (1, "tanh"), (2, "relu"), (2, "tanh"), (3, "tanh")],
+)
+@pytest.mark.parametrize("estimator", support.ESTIMATOR_NAMES)
+def test_closed_form_equals_autograd(estimator, steps, activation, first_order):
+    assert_equal(make_pair(estimator, steps, activation, first_order))
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (1, 4, 1), (2, 3, 3, 3, 1)])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_it_does_for_any_depth(activation, sizes):
+    assert_equal(make_pair("loaded_dice", 2, activation, sizes=sizes))
+
+
+@pytest.mark.parametrize("chunks", [(2, 1), (3, 2), (5, 5), (1, 3)])
+@pytest.mark.parametrize("estimator", ["lvc", "dice"])
+def test_it_does_however_the_tasks_are_cut(chunks, estimator):
+    assert_equal(make_pair(estimator, 2, "tanh", chunks=chunks, tasks=4))
+
+
+@pytest.mark.parametrize("estimator", support.ESTIMATOR_NAMES)
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_it_does_below_the_floor_of_the_deviation_where_its_derivative_is_zero(steps, estimator):
+    pair = make_pair(estimator, steps, "tanh", min_std=0.5, log_std=[-5.0, 0.25])
+    assert_equal(pair)
+    frozen = list(pair.theta).index("log_std") == 0  # its first entry is the vector's first
+    assert frozen
+    assert pair.closed.linearise(pair.vector).gradient[0] == 0.0
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_it_does_at_the_floor_itself(steps):
+    """As `initial_std` equal to `min_std` would have it: both must agree whether it can move."""
+    assert_equal(make_pair("lvc", steps, "tanh", min_std=0.5, log_std=[math.log(0.5), 0.25]))
+
+
+@pytest.mark.parametrize("estimator", support.ESTIMATOR_NAMES)
+def test_threads_change_no_bit(estimator):
+    with ThreadPoolExecutor(3) as pool:
+        plain = make_pair(estimator, tasks=4)
+        threaded = make_pair(estimator, tasks=4, mapper=pool.map)
+        tangent = support.normal(60, len(plain.vector))
+        for one, other in ((plain.closed, threaded.closed), (plain.autograd, threaded.autograd)):
+            found, expected = one.linearise(plain.vector), other.linearise(plain.vector)
+            assert torch.equal(found.gradient, expected.gradient)
+            assert torch.equal(found.outcome.loss, expected.outcome.loss)
+            assert torch.equal(found.curvature(tangent), expected.curvature(tangent))
+            moved = plain.vector + 0.1
+            assert torch.equal(one.evaluate(moved).kl, other.evaluate(moved).kl)
+
+
+def test_at_the_behaviour_policy_the_ratio_is_one_and_the_kl_zero():
+    pair = make_pair()
+    query = pair.batch.query
+    expected = -((query.advantages * query.mask).sum((1, 2)) / query.mask.sum((1, 2))).mean()
+    for objective in (pair.closed, pair.autograd):
+        outcome = objective.evaluate(pair.vector)
+        support.close(outcome.loss, expected, 1e-12)
+        assert 0.0 <= outcome.kl < 1e-20
+
+
+def test_the_gradient_of_meta_sgds_vector_holds_mamls_and_is_exact_in_the_rates():
+    """With equal rates the first half is MAML's gradient; the second against central differences."""
+    policy = support.make_policy()
+    theta = support.theta_of(policy)
+    batch = support.sample_batch(policy, theta, 1, LR, tasks=2)
+    rates = {name: torch.full_like(value, LR) for name, value in theta.items()}
+    task_objective = objectives.surrogate(
+        support.as_function(policy), ESTIMATORS["lvc"], InnerUpdate(LR)
+    )
+    meta = Meta(theta, rates)
+    learned = objectives.by_autograd(task_objective, batch, meta)
+    vector = flatten_meta(meta)
+    found, size = learned.linearise(vector), len(vector) // 2
+    plain = make_pair(steps=1).closed.linearise(vector[:size])
+    support.close(found.gradient[:size], plain.gradient, TOLERANCE)
+    support.close(found.outcome.loss, plain.outcome.loss, TOLERANCE)
+    for seed in range(3):
+        h = 1e-5 * torch.cat([torch.zeros(size), support.normal(70 + seed, size)])
+        slope = (learned.evaluate(vector + h).loss - learned.evaluate(vector - h).loss) / 2
+        support.close(found.gradient @ h / 1e-5, slope / 1e-5, 1e-7)
