@@ -7,11 +7,12 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, TextIO
 
-BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
+from metarl.plaintext import ASCII_BLOCKS, BLOCKS, duration, number, sparklines, writable
+
 MEASURES = ("return", "accuracy", "loss")
 EVERY_LINE, SECONDS_BETWEEN_LINES = 10, 10.0
 WINDOW, TREND = 50, 32
@@ -23,7 +24,7 @@ class Display:
     Args:
         total: iterations of the whole run.
         start: iterations completed before this process began.
-        stream: where to write.
+        stream: where to write; None: standard output.
         clock: seconds from any origin.
     """
 
@@ -31,9 +32,10 @@ class Display:
         self,
         total: int,
         start: int = 0,
-        stream: TextIO = sys.stdout,
+        stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        stream = stream or sys.stdout
         self._pace = Pace(total, start, clock)
         live = stream.isatty() and os.environ.get("TERM") != "dumb"
         self._view: _View = _Panel(stream, self._pace) if live else _Lines(stream, self._pace)
@@ -138,39 +140,6 @@ def read(metrics: Mapping[str, float]) -> Reading:
     )
 
 
-def number(value: float) -> str:
-    """A number in a few characters: four significant digits, at most two decimals of large ones."""
-    if abs(value) >= 10.0:
-        return f"{value:.1f}"
-    return f"{value:.2f}" if abs(value) >= 1.0 else f"{value:.3g}"
-
-
-def duration(seconds: float | None) -> str:
-    """``1:02``, ``3:04:05`` or ``2d 03:04``; a dash for None."""
-    if seconds is None:
-        return "-"
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days}d {hour:02}:{minute:02}"
-    return f"{hour}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def sparklines(*series: Sequence[float], blocks: str = BLOCKS) -> list[str]:
-    """One character per value, on one scale for all series; a blank for what is not finite."""
-    finite = [value for values in series for value in values if math.isfinite(value)]
-    low, high = min(finite, default=0.0), max(finite, default=0.0)
-    scale = (len(blocks) - 1) / ((high - low) or 1.0)
-    return [
-        "".join(
-            blocks[round((value - low) * scale)] if math.isfinite(value) else " "
-            for value in values
-        )
-        for values in series
-    ]
-
-
 def fields(reading: Reading) -> Iterator[tuple[str, str]]:
     """Name and text of everything that was measured, in the order of a plain line."""
     if math.isfinite(reading.after):
@@ -186,12 +155,6 @@ def fields(reading: Reading) -> Iterator[tuple[str, str]]:
     if math.isfinite(reading.sampling):
         yield "sampling", f"{reading.sampling:.0%}"
         yield "update", f"{1.0 - reading.sampling:.0%}"
-
-
-def writable(text: str, stream: Any) -> str:
-    """The text with ``?`` for what the stream's encoding cannot write."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, errors="replace").decode(encoding)
 
 
 class _View(Protocol):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from metarl import disk, system
 from metarl.curves import Aggregate, Curve
-from metarl.display import writable
 from metarl.figures import adaptation_figure
+from metarl.plaintext import writable
 from metarl.published import SOURCE, Row
 from metarl.runs import RunError
 
@@ -146,8 +146,11 @@ def aggregate_table(curves: Sequence[Curve], found: Aggregate) -> tuple[list[str
     return header, rows
 
 
-def show(header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO = sys.stdout) -> None:
-    """Print a table: drawn by rich on a terminal, aligned columns elsewhere."""
+def show(
+    header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None
+) -> None:
+    """Print a table to standard output: drawn by rich on a terminal, aligned columns elsewhere."""
+    stream = stream or sys.stdout
     if stream.isatty():
         from rich.console import Console
         from rich.table import Table

@@ -1,0 +1,88 @@
+"""How a command ends: exit codes, one sentence, no traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from metarl.config import ConfigError
+from metarl.errors import UserError, is_expected, run_command
+
+
+def fail(error):
+    def body():
+        raise error
+
+    return body
+
+
+def test_the_bodys_exit_code_is_the_commands():
+    assert run_command(lambda: 0) == 0
+    assert run_command(lambda: 143) == 143
+
+
+@pytest.mark.parametrize("error", [UserError("no such thing."), ConfigError("no such thing.")])
+def test_an_expected_error_is_one_sentence(error, capsys):
+    assert run_command(fail(error)) == 2
+    assert capsys.readouterr() == ("", "metarl: error: no such thing.\n")
+
+
+def test_an_unexpected_error_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_command(fail(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize("by_option", [True, False])
+def test_a_traceback_on_request(by_option, monkeypatch):
+    monkeypatch.setenv("METARL_TRACEBACK", "0" if by_option else "1")
+    with pytest.raises(UserError):
+        run_command(fail(UserError("x")), traceback=by_option)
+
+
+def test_every_kind_of_expected_error_is_there():
+    from gymnasium.error import DependencyNotInstalled
+
+    from envs import SimulationError
+    from metarl.checkpoints import CheckpointError
+    from metarl.errors import EXPECTED
+    from metarl.problems.environments import UnusableEnvironmentError
+    from metarl.runs import RunError
+    from metarl.sampler import EnvironmentFailureError
+
+    kinds = [CheckpointError, RunError, UnusableEnvironmentError, EnvironmentFailureError]
+    assert all(is_expected(kind("x")) for kind in [*kinds, SimulationError, DependencyNotInstalled])
+    assert all(
+        hasattr(sys.modules[name], kind) for name, kinds in EXPECTED.items() for kind in kinds
+    )
+
+
+def test_interruption_is_130(capsys):
+    assert run_command(fail(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "metarl: interrupted\n"
+
+
+def test_sigterm_is_143_and_the_old_handler_comes_back(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_command(lambda: os.kill(os.getpid(), signal.SIGTERM) or signal.pause() or 0) == 143
+    assert capsys.readouterr().err == "metarl: terminated\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_reader_that_leaves_ends_it_quietly():
+    code = """
+        import sys
+        from metarl.errors import run_command
+        sys.exit(run_command(lambda: [print("x" * 1000, flush=True) for _ in range(1000)] and 0))
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.read(10)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 141)
+    process.stderr.close()
