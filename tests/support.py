@@ -9,9 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.data import Episodes, MetaBatch, Params
+from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional.gaussian_mlp import Architecture
+from metarl.functional.objectives import InnerUpdate
 from metarl.nets.gaussian_mlp import GaussianMLP
+from metarl.problems.environments import EnvironmentFamily
+from metarl.problems.rl import Adaptation, RLProblem, Sampling
+from metarl.seeding import Key, Stream, generator
 
 DOUBLE = torch.float64
 ESTIMATOR_NAMES = ("reinforce", "lvc", "dice", "loaded_dice")
@@ -241,3 +245,41 @@ def target_return(mean: Any, std: Any, task: Any, horizon: int) -> np.ndarray:
 
 
 gym.register(id="Target-v0", entry_point="support:TargetEnv")
+
+KEY = Key(3, Stream.TRAIN_DATA, 5)
+
+
+def target_problem(
+    env: dict[str, Any] | None = None,
+    horizon: int = 4,
+    episodes: int = 5,
+    hidden: tuple[int, ...] = (4,),
+    std: float = 1.0,
+    make_policy: Any = None,
+    discount: float = 0.99,
+    steps: int = 1,
+    lr: float = 0.1,
+    first_order: bool = False,
+    estimator: str = "lvc",
+    learn_rates: bool = False,
+    **settings: Any,
+) -> RLProblem:
+    """Meta-learning of target actions; ``settings`` go to RLProblem."""
+    policy = lambda o, a, g: GaussianMLP(o, a, hidden, "tanh", std, generator=g)  # noqa: E731
+    return RLProblem(
+        EnvironmentFamily("support:Target-v0", env or {}, horizon),
+        make_policy or policy,
+        Sampling(episodes, discount),
+        Adaptation(steps, InnerUpdate(lr, first_order), estimator, learn_rates),
+        **settings,
+    )
+
+
+def double_meta(problem: RLProblem, seed: int = 0) -> Meta:
+    """Initial meta-parameters in float64, moved so that no bias is zero."""
+    meta = problem.initial_meta(generator(seed, Stream.INITIALISATION))
+    theta = {
+        name: value.double() + 0.1 * normal(index, *value.shape)
+        for index, (name, value) in enumerate(meta.theta.items())
+    }
+    return Meta(theta, {name: value.double() for name, value in meta.rates.items()})

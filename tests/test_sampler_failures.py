@@ -1,0 +1,98 @@
+"""What an environment can do wrong is named, and neither hangs nor goes unseen."""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import support
+import torch
+
+from metarl.functional.params import for_tasks
+from metarl.problems.environments import EnvironmentFamily, UnusableEnvironmentError
+from metarl.sampler import EnvironmentFailureError, LoopVectorEnv, Sampler
+
+N, T = 2, 5
+GOOD_AND_BAD = np.array([[0.1], [0.9], [0.2]])  # the environment fails in the second task
+POLICY = support.make_policy("tanh", (1, 3, 1))
+
+
+def failure(fault: str, threads: int = 1, **kwargs) -> str:
+    family = EnvironmentFamily("support:Target-v0", {"fault": fault, **kwargs}, T)
+    with contextlib.ExitStack() as stack:
+        mapper = stack.enter_context(ThreadPoolExecutor(threads)).map if threads > 1 else map
+        sampler = Sampler(family, 3, N, T, POLICY.stacked, threads, mapper)
+        params = for_tasks(support.theta_of(POLICY), 3)
+        with pytest.raises(EnvironmentFailureError) as caught:
+            sampler.wave(params, GOOD_AND_BAD, support.KEY, 0)
+    return str(caught.value)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("threads", "slot"), [(1, 2), (3, 0)])
+def test_an_environment_that_raises_is_named_with_slot_and_step(threads, slot):
+    message = failure("raise", threads)
+    for part in ("Target-v0", f"slot {slot}", "step 2", "ZeroDivisionError: the motor is on fire"):
+        assert part in message
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("fault", "name", "step"), [("nan_reward", "rewards", 2), ("inf_obs", "obs", 3)]
+)
+def test_what_is_not_finite_is_named_with_task_episode_and_step(fault, name, step, threads):
+    message = failure(fault, threads)
+    assert message == f"{name} not finite in task 1 [0.9], episode 0, step {step}"
+
+
+def test_an_observation_of_another_shape_is_named_with_both():
+    message = failure("shape")
+    for part in ("Target-v0", "slot 2", "step 2", "(2,)", "(1,)"):
+        assert part in message
+
+
+def test_values_that_are_large_but_finite_pass():
+    """Their sum overflows, which is not held against them."""
+    family = EnvironmentFamily("support:Target-v0", {}, T)
+    sampler = Sampler(family, 1, N, T, POLICY.stacked)
+    task = np.array([[1.2e154]])  # squared 1.44e308; the largest float64 is 1.8e308
+    wave = sampler.wave(for_tasks(support.theta_of(POLICY), 1), task, support.KEY, 0)
+    assert not wave.rewards.sum().isfinite()
+    assert wave.rewards.isfinite().all()
+
+
+def test_parameters_that_are_not_finite_are_named():
+    theta = support.theta_of(POLICY)
+    theta["layers.0.bias"] = torch.full_like(theta["layers.0.bias"], torch.nan)
+    family = EnvironmentFamily("support:Target-v0", {}, T)
+    sampler = Sampler(family, 1, N, T, POLICY.stacked)
+    with pytest.raises(EnvironmentFailureError, match="actions not finite in task 0"):
+        sampler.wave(for_tasks(theta, 1), GOOD_AND_BAD[:1], support.KEY, 0)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_so_are_they_in_an_environment_that_refuses_them(native):
+    policy = support.make_policy("tanh", (2, 3, 2))
+    theta = support.theta_of(policy)
+    theta["layers.0.bias"] = torch.full_like(theta["layers.0.bias"], torch.nan)
+    family = EnvironmentFamily("envs:Navigation2D-v0", {}, T)
+    make = family if native else lambda n: LoopVectorEnv([family.single() for _ in range(n)])
+    sampler = Sampler(make, 1, N, T, policy.stacked)
+    with pytest.raises(EnvironmentFailureError, match="not finite"):
+        sampler.wave(for_tasks(theta, 1), np.zeros((1, 2)), support.KEY, 0)
+
+
+@pytest.mark.parametrize(
+    ("env", "part"),
+    [
+        ("support:Missing-v0", "support:Missing-v0"),
+        ("no_such_module:Target-v0", "no_such_module"),
+        ("gymnasium:CartPole-v1", "a Box of one axis"),
+        ("gymnasium:Pendulum-v1", "sample_tasks"),
+    ],
+)
+def test_an_environment_that_cannot_be_used_says_why(env, part):
+    with pytest.raises(UnusableEnvironmentError, match=part):
+        EnvironmentFamily(env, {}, T)
