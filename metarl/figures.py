@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def adaptation_figure(
     axes = figure.add_subplot()
     _draw_tasks(axes, curve)
     _draw_mean(axes, curve, OWN_LABEL, OWN)
-    for (name, other), colour in zip((references or {}).items(), REFERENCES, strict=False):
+    for (name, other), colour in zip((references or {}).items(), cycle(REFERENCES), strict=False):
         _draw_mean(axes, other, name, colour)
     for row in published:
         _draw_published(axes, row, curve.steps)
@@ -52,8 +53,7 @@ def adaptation_figure(
     axes.spines[["top", "right"]].set_visible(False)
     # Matplotlib lists lines before lines with error bars; here one's own come first.
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    first = [OWN_LABEL, TASKS_LABEL, *(references or {})]
-    labels = [*first, *(label for label in entries if label not in first)]
+    labels = [OWN_LABEL, TASKS_LABEL, *(references or {}), *map(_published_label, published)]
     handles = [entries[label] for label in labels]
     figure.legend(
         handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small"
@@ -84,8 +84,8 @@ def _draw_mean(axes: Axes, curve: Curve, label: str, colour: str) -> None:
 
 
 def _draw_published(axes: Axes, row: Row, steps: Sequence[int]) -> None:
-    label, colour = f"{row.name}, {SOURCE}", PUBLISHED.get(row.name, "#444444")
-    style: dict[str, Any] = {"color": colour, "linewidth": 1.2, "zorder": 2, "label": label}
+    style: dict[str, Any] = {"linewidth": 1.2, "zorder": 2, "label": _published_label(row)}
+    style["color"] = PUBLISHED.get(row.name, "#444444")
     if len(row.mean) == 1:
         axes.axhline(row.mean[0], linestyle=":", **style)
         return
@@ -94,3 +94,7 @@ def _draw_published(axes: Axes, row: Row, steps: Sequence[int]) -> None:
     mean = [row.mean[step] for step in shown]
     style |= {"linestyle": "--", "marker": "s", "markersize": 4, "capsize": 2}
     axes.errorbar(shown, mean, error, **style)
+
+
+def _published_label(row: Row) -> str:
+    return f"{row.name}, {SOURCE}"

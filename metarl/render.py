@@ -77,8 +77,11 @@ def adaptation_gif(
 
 def film(problem: RLProblem, params: Params, tasks: NDArray[np.float64], key: Key) -> Take:
     """One episode by the sampler itself, filmed."""
-    env = problem.environments.single(render_mode="rgb_array")
-    horizon = problem.environments.horizon
+    family, horizon = problem.environments, problem.environments.horizon
+    try:
+        env = family.single(render_mode="rgb_array")
+    except TypeError as error:
+        raise UserError(f"{family.env}: draws no pictures: {error}") from error
     with FilmedEnv(env, horizon) as filmed:
         sampler = Sampler(lambda _: filmed, 1, 1, horizon, problem.act, device=problem.device)
         sampler.wave(params, tasks, key, 0)
@@ -119,7 +122,7 @@ class FilmedEnv(LoopVectorEnv):
     def _shoot(self) -> None:
         pixels = self.envs[0].render()
         if not isinstance(pixels, np.ndarray):
-            raise UserError("the environment draws no pictures in the render mode rgb_array.")
+            raise UserError("the environment draws nothing in the render mode rgb_array.")
         picture = Image.fromarray(pixels)
         size = min(WIDTH, picture.width)
         shrunk = picture.resize((size, round(picture.height * size / picture.width)))

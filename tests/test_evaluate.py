@@ -1,26 +1,13 @@
-"""Evaluation: its protocol, its numbers, its files, and every way to ask for what is not there."""
-
-import csv
-import io
-import json
-import signal
-import subprocess
-import sys
-import time
+"""Evaluation as a function: the paper's protocol, and returns that are known in closed form."""
 
 import numpy as np
 import pytest
 import torch
 from support import target_return
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarl import config, published, runs
-from metarl.checkpoints import CheckpointError
+from metarl import config
 from metarl.data import Meta
-from metarl.errors import UserError
-from metarl.evaluate import evaluate_meta, main, make_problem, opened_problem, rate_schedule
-from metarl.metastate import meta_from_tensors, meta_to_tensors
-from metarl.resources import resolve_device, resolve_threads
+from metarl.evaluate import evaluate_meta, make_problem, opened_problem, rate_schedule
 from metarl.seeding import Key, Stream, generator
 
 TINY = """
@@ -44,24 +31,6 @@ def settings(tmp_path, *overrides):
 
 def initial_meta(problem, seed=1):
     return problem.initial_meta(generator(seed, Stream.INITIALISATION))
-
-
-def make_run(tmp_path, *overrides, seed=1, iterations=(2, 3), group="tiny"):
-    """A run whose checkpoints hold untrained policies, each of its own seed."""
-    chosen = settings(tmp_path, f"seed={seed}", *overrides)
-    with opened_problem(chosen) as problem, runs.Run.create(chosen, group, tmp_path) as run:
-        for iteration in iterations:
-            meta = initial_meta(problem, 100 * seed + iteration)
-            run.save_checkpoint(iteration, meta_to_tensors(meta), {})
-    return run.path
-
-
-def evaluate(*arguments):
-    return main([str(argument) for argument in arguments])
-
-
-def result(run, name="adaptation.json"):
-    return json.loads((run / "evaluation" / name).read_text())
 
 
 class Recorder:
@@ -151,244 +120,6 @@ class TestProtocol:
         assert (values[0].per_task_return == values[1].per_task_return).all()
 
 
-class TestCommand:
-    @pytest.fixture
-    def run(self, tmp_path):
-        return make_run(tmp_path)
-
-    def test_files_agree_with_the_table(self, run, capsys):
-        assert evaluate(run) == 0
-        found = result(run)
-        values = np.array(found["per_task_return"])
-        assert values.shape == (3, 3)
-        np.testing.assert_array_equal(found["steps"], [0, 1, 2])
-        np.testing.assert_allclose(found["mean_return"], values.mean(1), rtol=1e-14)
-        error = values.std(1, ddof=1) / np.sqrt(3)
-        np.testing.assert_allclose(found["standard_error"], error, rtol=1e-14)
-        assert found["rates"] == [0.5, 0.25]
-        assert (found["iteration"], found["seed"], found["episodes"]) == (3, 1, 2)
-        assert (found["environment"], found["run"]) == ("envs:Navigation2D-v0", run.name)
-        assert {"torch", "numpy", "python"} <= found["versions"].keys()
-        assert "held-out" in found["protocol"]
-        rows = list(csv.DictReader(io.StringIO((run / "evaluation/adaptation.csv").read_text())))
-        assert len(rows) == 9
-        for row in rows:
-            step, task = int(row["step"]), int(row["task"])
-            assert float(row["return"]) == values[step, task]
-            assert [float(row["task_0"]), float(row["task_1"])] == found["tasks"][task]
-            assert row["rate"] == ("", "0.5", "0.25")[step]
-        printed = [line.split() for line in capsys.readouterr().out.splitlines()]
-        for step, rate in enumerate(("", "0.5", "0.25")):
-            cells = [f"{found[key][step]:.2f}" for key in ("mean_return", "standard_error")]
-            assert [str(step), *([rate] if rate else []), *cells] in printed
-
-    def test_the_newest_checkpoint_unless_one_is_named(self, run):
-        evaluate(run)
-        newest = result(run)
-        evaluate(run / "checkpoints" / "000002")
-        named = result(run)
-        assert (newest["iteration"], named["iteration"]) == (3, 2)
-        assert newest["mean_return"] != named["mean_return"]
-
-    def test_what_training_measures_is_what_the_checkpoint_gives(self, run):
-        chosen = config.load(run / "config.yaml")
-        with opened_problem(chosen) as problem:
-            during = evaluate_meta(problem, initial_meta(problem, 103), chosen, 3)
-        evaluate(run)
-        assert (np.array(result(run)["per_task_return"]) == during.per_task_return).all()
-
-    def test_options_replace_settings(self, run, tmp_path):
-        out = tmp_path / "elsewhere"
-        options = "--tasks 2 --episodes 3 --lr 0.1,0.2,0.3 --seed 5 --threads 2 --device cpu"
-        assert evaluate(run, *options.split(), "--output", out) == 0
-        found = json.loads((out / "adaptation.json").read_text())
-        assert (found["rates"], found["steps"]) == ([0.1, 0.2, 0.3], [0, 1, 2, 3])
-        assert (len(found["tasks"]), found["episodes"], found["seed"]) == (2, 3, 5)
-        assert not (run / "evaluation").exists()
-
-    def test_steps_zero(self, run):
-        assert evaluate(run, "--steps", 0) == 0
-        assert result(run)["steps"] == [0]
-
-    def test_one_task_has_a_null_error(self, run):
-        assert evaluate(run, "--tasks", 1) == 0
-        assert result(run)["standard_error"] == [None, None, None]
-
-    def test_a_run_can_be_evaluated_while_it_trains(self, run):
-        with runs.Run.reopen(run, 3):
-            assert evaluate(run) == 0
-
-    def test_tensorboard_sees_the_curve_by_gradient_step(self, run):
-        for _ in range(2):
-            evaluate(run)
-        found = EventAccumulator(str(run / "evaluation"), {"images": 0, "scalars": 0}).Reload()
-        means = [(event.step, event.value) for event in found.Scalars("adaptation/return")]
-        assert means == [(k, pytest.approx(v)) for k, v in enumerate(result(run)["mean_return"])]
-        (image,) = found.Images("adaptation/curve")
-        content = (run / "evaluation/adaptation.png").read_bytes()
-        assert (image.step, image.encoded_image_string) == (3, content)
-
-    def test_the_untrained_policy_and_another_run_as_references(self, run, tmp_path):
-        other = make_run(tmp_path, "evaluation.steps=0", seed=4, group="oracle")
-        assert evaluate(run, "--reference", "random", "--reference", other) == 0
-        found = result(run)
-        assert len(found["references"]["random"]["steps"]) == 3
-        assert found["references"]["oracle"]["tasks"] == found["tasks"]
-        assert found["references"]["oracle"]["steps"] == [0]
-        rows = (run / "evaluation/adaptation.csv").read_text().splitlines()
-        assert {row.partition(",")[0] for row in rows[1:]} == {"adaptation", "random", "oracle"}
-        chosen = settings(tmp_path)
-        with opened_problem(chosen) as problem:
-            untrained = evaluate_meta(problem, initial_meta(problem, 1), chosen, 0)
-        assert (
-            np.array(found["references"]["random"]["per_task_return"]) == untrained.per_task_return
-        ).all()
-
-    def test_several_seeds_have_an_aggregate(self, tmp_path, capsys):
-        paths = [make_run(tmp_path, seed=seed) for seed in (1, 2, 3)]
-        assert evaluate(*paths) == 0
-        means = np.array([result(path)["mean_return"] for path in paths])
-        lines = capsys.readouterr().out.splitlines()
-        header = next(i for i, line in enumerate(lines) if "IQM" in line)
-        for step in range(3):
-            cells = lines[header + 1 + step].split()
-            assert cells[:5] == [
-                str(step),
-                *(f"{v:.2f}" for v in [*means[:, step], means[:, step].mean()]),
-            ]
-            low, high = float(cells[5]), float(cells[7])
-            assert means[:, step].min() - 0.01 <= low <= high <= means[:, step].max() + 0.01
-
-
-class TestMistakes:
-    def fails(self, capsys, *arguments):
-        """The sentence that a mistake ends in."""
-        assert evaluate(*arguments) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("metarl: error: ")
-        assert error.count("\n") == 1
-        return error
-
-    def test_no_such_run(self, tmp_path, capsys):
-        assert "there is no such folder" in self.fails(capsys, tmp_path / "nothing")
-
-    def test_no_run(self, tmp_path, capsys):
-        assert "is not a run" in self.fails(capsys, tmp_path)
-
-    def test_no_checkpoint(self, tmp_path, capsys):
-        run = make_run(tmp_path, iterations=())
-        assert "no checkpoint yet" in self.fails(capsys, run)
-
-    def test_a_damaged_checkpoint(self, tmp_path, capsys):
-        run = make_run(tmp_path)
-        for path in run.glob("checkpoints/*/tensors.safetensors"):
-            path.write_bytes(path.read_bytes()[:-1] + b"!")
-        assert "none that can be trusted" in self.fails(capsys, run)
-
-    def test_another_network(self, tmp_path, capsys):
-        run = make_run(tmp_path)
-        text = (run / "config.yaml").read_text()
-        (run / "config.yaml").write_text(text.replace("hidden_sizes: [4]", "hidden_sizes: [5]"))
-        assert "layers.0.bias is (4,), where (5,) is configured" in self.fails(capsys, run)
-
-    @pytest.mark.parametrize(
-        ("options", "sentence"),
-        [
-            (("--tasks", "0"), "evaluation.tasks is 0, but must be at least 1"),
-            (("--steps", "two"), "evaluation.steps is"),
-            (("--lr", "0.1,x"), "evaluation.lr"),
-            (("--lr", "0.1", "--steps", "3"), "one rate for each of the 3"),
-            (("--seed", "-1"), "seed is -1"),
-            (("--device", "tpu"), "device is"),
-            (("--render", "3"), "the held-out tasks are 0 to 2"),
-            (("--reference", "nothing"), "there is no such folder"),
-        ],
-    )
-    def test_options(self, options, sentence, tmp_path, capsys):
-        assert sentence in self.fails(capsys, make_run(tmp_path), *options)
-
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_a_gpu_where_there_is_none(self, tmp_path, capsys):
-        assert "no usable GPU" in self.fails(capsys, make_run(tmp_path), "--device", "cuda")
-
-    def test_a_reference_of_another_environment(self, tmp_path, capsys):
-        other = make_run(tmp_path, "problem.horizon=7", group="other")
-        sentence = self.fails(capsys, make_run(tmp_path), "--reference", other)
-        assert "is no reference" in sentence
-
-    def test_runs_that_do_not_belong_together(self, tmp_path, capsys):
-        other = make_run(tmp_path, "inner.lr=0.4", seed=2)
-        assert "no aggregate" in self.fails(capsys, make_run(tmp_path), other)
-
-    def test_a_folder_that_cannot_be_written(self, tmp_path, capsys):
-        (tmp_path / "file").write_text("")
-        sentence = self.fails(capsys, make_run(tmp_path), "--output", tmp_path / "file" / "x")
-        assert "cannot be read or written" in sentence
-
-    def test_a_traceback_on_request(self, tmp_path):
-        with pytest.raises(runs.RunError):
-            evaluate(tmp_path, "--traceback")
-
-
-class TestMetaState:
-    meta = Meta({"a": torch.arange(3.0), "b": torch.ones(2, 2)}, {"a": torch.full((3,), 0.1)})
-
-    def test_round_trip(self):
-        tensors = meta_to_tensors(self.meta)
-        assert list(tensors) == ["theta/a", "theta/b", "rates/a"]
-        found = meta_from_tensors(tensors | {"outer/m": torch.ones(1)}, self.meta)
-        for part, expected in zip(found, self.meta, strict=True):
-            assert list(part) == list(expected)
-            assert all((part[name] == expected[name]).all() for name in expected)
-
-    @pytest.mark.parametrize("change", [{"theta/b": None}, {"theta/c": 1}, {"theta/a": 2}])
-    def test_what_does_not_fit_is_refused(self, change):
-        tensors = meta_to_tensors(self.meta)
-        for name, size in change.items():
-            tensors.pop(name, None)
-            if size is not None:
-                tensors[name] = torch.ones(size)
-        with pytest.raises(CheckpointError, match=f"{next(iter(change))} is "):
-            meta_from_tensors(tensors, self.meta)
-
-    def test_learned_rates_are_missed(self):
-        tensors = meta_to_tensors(self.meta._replace(rates={}))
-        with pytest.raises(CheckpointError, match="rates/a is missing"):
-            meta_from_tensors(tensors, self.meta)
-
-
-def test_resources(monkeypatch):
-    assert resolve_threads(3) == 3
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 5, 6}, raising=False)
-    assert resolve_threads("auto") == 3
-    for available, auto in ((False, "cpu"), (True, "cuda")):
-        monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
-        assert (resolve_device("auto"), resolve_device("cpu")) == (auto, "cpu")
-    assert resolve_device("cuda") == "cuda"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(UserError, match="no usable GPU"):
-        resolve_device("cuda")
-
-
-@pytest.mark.parametrize(
-    ("env", "kwargs", "horizon", "first"),
-    [
-        ("envs:HalfCheetahVel-v0", {}, 200, -129.53),
-        ("envs:HalfCheetahVel-v0", {"preset": "paper"}, 200, -129.53),
-        ("envs:HalfCheetahVel-v0", {"preset": "gym"}, 200, None),
-        ("envs:HalfCheetahVel-v0", {"max_velocity": 3.0}, 200, None),
-        ("envs:HalfCheetahVel-v0", {}, 100, None),
-        ("envs:HalfCheetahDir-v0", {"preset": "paper"}, 200, -50.69),
-        ("envs:Navigation2D-v0", {}, 100, -40.41),
-        ("envs:Navigation2D-v0", {"squared_distance": True}, 100, None),
-        ("mine:Env-v0", {}, 100, None),
-    ],
-)
-def test_published_numbers_are_shown_only_for_the_same_tasks(env, kwargs, horizon, first):
-    rows = published.find(env, kwargs, horizon)
-    assert (rows[0].mean[0] if rows else None) == first
-
-
 def test_every_setting_reaches_the_problem(tmp_path):
     chosen = settings(
         *(tmp_path, "problem.discount=0.9", "problem.gae_lambda=0.8", "inner.first_order=true"),
@@ -403,14 +134,3 @@ def test_every_setting_reaches_the_problem(tmp_path):
     assert problem.policy.log_std.exp().tolist() == pytest.approx([0.5, 0.5])
     assert problem.arch is None
     problem.close()
-
-
-def test_sigterm_ends_it_with_143(tmp_path):
-    run = make_run(tmp_path)
-    command = [sys.executable, "-u", "-m", "metarl.evaluate", str(run), "--episodes", "100000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline().startswith("evaluating")
-    time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=120)
-    assert (process.returncode, error) == (143, "metarl: terminated\n")
