@@ -33,9 +33,10 @@ def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
         key: further counters, such as iteration, task and step, each ``>= 0``.
 
     Returns:
-        A fresh generator seeded by ``SeedSequence([seed, stream, *key])``.
+        A fresh generator seeded by ``SeedSequence(seed, spawn_key=(stream, *key))``.
     """
-    return np.random.default_rng(np.random.SeedSequence([seed, int(stream), *key]))
+    # A spawn key, because plain entropy is padded with zeros: [1, 2] and [1, 2, 0] would be one stream.
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(stream), *key)))
 
 
 class Key(NamedTuple):

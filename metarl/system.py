@@ -25,7 +25,7 @@ def describe() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **{name: _version(package) for name, package in PACKAGES.items()},
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")

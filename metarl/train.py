@@ -205,51 +205,52 @@ def train(training: Training, run: Any) -> int:
         Exit code: 0, or 128 plus the signal that ended it; its checkpoint is saved then.
     """
     from metarl.display import Display
-    from metarl.seeding import Key, Stream, generator
 
-    settings, problem = training.settings, training.problem
+    settings = training.settings
     with Display(settings.iterations, training.iteration) as display, Interrupts() as interrupts:
         display.note(describe(training, run))
         while training.iteration < settings.iterations:
-            i, began = training.iteration, time.perf_counter()
-            tasks = problem.sample_tasks(
-                settings.outer.tasks, generator(settings.seed, Stream.TRAIN_TASKS, i)
-            )
-            batch, metrics = problem.collect(
-                training.meta, tasks, Key(settings.seed, Stream.TRAIN_DATA, i)
-            )
-            collected = time.perf_counter()
-            meta = training.meta
-            training.meta, info = training.outer.step(
-                meta,
-                lambda variant, meta=meta, batch=batch: problem.objective(meta, batch, variant),
-            )
-            metrics |= info | {
-                "time/collect": collected - began,
-                "time/outer": time.perf_counter() - collected,
-            }
-            count_steps(training, metrics)
-            training.iteration += 1
-
-            stopping = interrupts.received is not None or training.iteration == settings.iterations
+            metrics = meta_iteration(training)
+            stop, done = interrupts.received, training.iteration == settings.iterations
             score = None
-            if is_due(settings.evaluation.every, training.iteration, settings.iterations):
+            if is_due(settings.evaluation.every, training.iteration, done):
                 score = evaluate(training, run, metrics, display)
-            run.log(i, metrics)
+            run.log(training.iteration - 1, metrics)
             if (
-                stopping
+                stop
                 or score is not None
-                or training.iteration % settings.run.checkpoint_every == 0
+                or is_due(settings.run.checkpoint_every, training.iteration, done)
             ):
                 training.save(run, score)
             display.update(training.iteration, metrics)
-            if interrupts.received is not None and training.iteration < settings.iterations:
-                display.note(
-                    f"stopped by {interrupts.received.name}; continue with --resume {run.path}"
-                )
-                return 128 + interrupts.received
+            if stop and not done:
+                display.note(f"stopped by {stop.name}; continue with --resume {run.path}")
+                return 128 + stop
         display.note(f"done; adaptation curve: python -m metarl.evaluate {run.path}")
     return 0
+
+
+def meta_iteration(training: Training) -> dict[str, float]:
+    """Sample tasks, collect their data, take one outer step; returns what to log."""
+    from metarl.seeding import Key, Stream, generator
+
+    settings, problem, meta = training.settings, training.problem, training.meta
+    seed, i = settings.seed, training.iteration
+    began = time.perf_counter()
+    tasks = problem.sample_tasks(settings.outer.tasks, generator(seed, Stream.TRAIN_TASKS, i))
+    batch, metrics = problem.collect(meta, tasks, Key(seed, Stream.TRAIN_DATA, i))
+    collected = time.perf_counter()
+    training.meta, info = training.outer.step(
+        meta, lambda variant: problem.objective(meta, batch, variant)
+    )
+    clocks = {
+        "time/collect": collected - began,
+        "time/outer": time.perf_counter() - collected,
+    }
+    training.iteration += 1
+    metrics |= info | clocks
+    count_steps(training, metrics)
+    return metrics
 
 
 def count_steps(training: Training, metrics: dict[str, float]) -> None:
@@ -260,9 +261,9 @@ def count_steps(training: Training, metrics: dict[str, float]) -> None:
         metrics["env_steps"] = training.env_steps
 
 
-def is_due(every: int, iteration: int, last: int) -> bool:
-    """Whether something happens after ``iteration`` that happens every so often, and at the end; 0 is never."""
-    return every > 0 and (iteration % every == 0 or iteration == last)
+def is_due(every: int, iteration: int, done: bool) -> bool:
+    """Whether something happens now that happens every so often, and at the end; 0 is never."""
+    return every > 0 and (iteration % every == 0 or done)
 
 
 def evaluate(training: Training, run: Any, metrics: dict[str, float], display: Any) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -103,6 +105,7 @@ class RLProblem:
             self.arch = Architecture(depth, activation, self.policy.min_log_std)
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.mapper: Mapper = self.pool.map if self.pool else map
+        self._local = threading.local()
         self._samplers: dict[tuple[int, int], Sampler] = {}
 
     def initial_meta(self, rng: np.random.Generator) -> Meta:
@@ -123,15 +126,16 @@ class RLProblem:
         """K waves of support episodes with adaptation after each, then the query episodes."""
         params = _own(for_tasks(meta.theta, len(tasks)))
         waves: list[Collected] = []
-        moved = 0.0
+        norms = []
         for step in range(self.adaptation.steps + 1):
             waves.append(self.wave(params, tasks, key, step, self.sampling.episodes))
             if step < self.adaptation.steps:
                 before, rates = flatten(params, 1), self.adaptation.update.rates(meta)
                 params = self.adapt(params, waves[-1].episodes, rates)
-                moved += float((flatten(params, 1) - before).norm(dim=1).mean())
+                scale = rates if isinstance(rates, float) else flatten(rates)
+                norms.append(((before - flatten(params, 1)) / scale).norm(dim=1).mean())
         support = tuple(wave.episodes for wave in waves[:-1])
-        return MetaBatch(support, waves[-1].episodes), _metrics(waves, moved)
+        return MetaBatch(support, waves[-1].episodes), _metrics(waves, norms)
 
     def wave(
         self, params: Params, tasks: np.ndarray, key: Key, step: int, episodes: int
@@ -224,7 +228,10 @@ class RLProblem:
         return self.make_policy(*sizes, torch.Generator().manual_seed(seed))
 
     def _act(self, params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.func.functional_call(self.policy, params, (obs,))
+        # functional_call exchanges the module's parameters while it runs: each thread needs its own.
+        if not hasattr(self._local, "policy"):
+            self._local.policy = copy.deepcopy(self.policy)
+        return torch.func.functional_call(self._local.policy, params, (obs,))
 
     def _task_objective(self, variant: Variant) -> TaskObjective:
         arguments = self._act, self.estimator, self.adaptation.update
@@ -283,7 +290,7 @@ class RLProblem:
         return Collected(episodes, wave.rewards.sum(-1).mean(-1), explained)
 
 
-def _metrics(waves: list[Collected], moved: float) -> dict[str, float]:
+def _metrics(waves: list[Collected], norms: list[Tensor]) -> dict[str, float]:
     pre, post = float(waves[0].returns.mean()), float(waves[-1].returns.mean())
     log_std = waves[0].episodes.log_std
     explained = torch.stack([wave.explained_variance for wave in waves])
@@ -291,7 +298,7 @@ def _metrics(waves: list[Collected], moved: float) -> dict[str, float]:
         "return/pre": pre,
         "return/post": post,
         "return/gain": post - pre,
-        "inner/step_norm": moved / max(len(waves) - 1, 1),
+        "inner/grad_norm": float(sum(norms)) / max(len(norms), 1),
         "policy/std": float(log_std.exp().mean()),
         "policy/entropy": float(gaussian.entropy(log_std).mean()),
         "baseline/explained_variance": float(explained.mean()),

@@ -1,0 +1,233 @@
+"""The training program, through its command line: what a run holds, resuming, signals, mistakes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from metarl import checkpoints, config, runs
+from metarl.train import main, read_command_line
+
+CONFIG = Path(__file__).parent.parent / "configs" / "nav2d.yaml"
+SMALL = [
+    "outer.tasks=3",
+    "problem.episodes=2",
+    "problem.horizon=12",
+    "network.hidden_sizes=[8]",
+    "evaluation.tasks=2",
+    "evaluation.episodes=2",
+    "evaluation.every=2",
+    "run.checkpoint_every=1",
+]
+CLOCKS = ("time", "time/collect", "time/outer", "time/env_steps_per_second")
+
+
+def train(directory, *overrides):
+    assert main([str(CONFIG), *SMALL, *overrides, "--run-dir", str(directory)]) == 0
+    return runs.find_run("latest", directory)
+
+
+def record(run):
+    """The metrics without what a clock measured."""
+    return [
+        {tag: value for tag, value in line.items() if tag not in CLOCKS}
+        for line in runs.read_metrics(run)
+    ]
+
+
+def weights(run):
+    return runs.find_checkpoint(run)[0].tensors
+
+
+def assert_same_bits(first, second):
+    assert list(first) == list(second)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("runs"), "iterations=4")
+
+
+def test_a_run_holds_settings_record_board_figures_and_checkpoints(finished):
+    assert config.load(finished / "config.yaml").iterations == 4
+    system = json.loads((finished / "system.json").read_text())
+    assert {"python", "torch", "mujoco", "gymnasium", "numpy", "cores", "commit"} <= set(system)
+    wanted = {
+        "return/pre",
+        "return/post",
+        "return/gain",
+        "outer/loss",
+        "outer/kl",
+        "outer/accepted",
+        "outer/line_search_trials",
+        "outer/cg_residual",
+        "inner/grad_norm",
+        "policy/std",
+        "policy/entropy",
+        "baseline/explained_variance",
+        "time/collect",
+        "time/outer",
+        "time/env_steps_per_second",
+    }
+    lines = runs.read_metrics(finished)
+    assert [line["iteration"] for line in lines] == [0, 1, 2, 3]
+    assert all(wanted <= set(line) for line in lines)
+    assert {f"eval/return_step_{step}" for step in range(4)} <= set(lines[1])
+    assert len(list((finished / "figures").rglob("*.png"))) == 2
+    assert checkpoints.load(finished / "checkpoints" / "000004").iteration == 4
+
+    board = EventAccumulator(str(finished)).Reload()
+    for tag in ("return/pre", "return/post", "outer/kl"):
+        shown = [event.value for event in board.Scalars(tag)]
+        np.testing.assert_allclose(shown, [line[tag] for line in lines], rtol=1e-6)
+
+
+def test_the_gain_is_the_difference_and_steps_add_up(finished):
+    lines = runs.read_metrics(finished)
+    for line in lines:
+        assert line["return/gain"] == line["return/post"] - line["return/pre"]
+    # Two waves of 3 tasks x 2 episodes x 12 steps, where none ends early.
+    assert [line["env_steps"] for line in lines] == [144, 288, 432, 576]
+
+
+def test_training_again_from_the_runs_own_settings_repeats_it(finished, tmp_path):
+    assert main([str(finished / "config.yaml"), "--run-dir", str(tmp_path)]) == 0
+    again = runs.find_run("latest", tmp_path)
+    assert record(again) == record(finished)
+    assert_same_bits(weights(again), weights(finished))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_no_number_depends_on_the_threads(finished, tmp_path, threads):
+    run = train(tmp_path, "iterations=4", f"threads={threads}")
+    assert record(run) == record(finished)
+    assert_same_bits(weights(run), weights(finished))
+
+
+def test_another_seed_gives_other_numbers(finished, tmp_path):
+    run = train(tmp_path, "iterations=1", "seed=2")
+    assert record(run)[0]["return/pre"] != record(finished)[0]["return/pre"]
+
+
+METHODS = {
+    "trpo": [],
+    "vpg": ["outer={method: vpg, tasks: 3, lr: 0.01, exploration: 0.1}"],
+    "ppo": ["outer={method: ppo, tasks: 3, lr: 0.01, epochs: 2}"],
+    "learned rates": ["inner.learn_rates=true"],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resuming_equals_an_uninterrupted_run_to_the_bit(tmp_path, method):
+    small = [each for each in SMALL if method in ("trpo", "learned rates") or "outer" not in each]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    arguments = [str(CONFIG), *small, *METHODS[method]]
+    assert main([*arguments, "iterations=4", "--run-dir", str(whole)]) == 0
+    assert main([*arguments, "iterations=2", "--run-dir", str(parts)]) == 0
+    assert main(["iterations=4", "--resume", "--run-dir", str(parts)]) == 0
+    one, other = runs.find_run("latest", whole), runs.find_run("latest", parts)
+    assert record(one) == record(other)
+    assert_same_bits(weights(one), weights(other))
+    assert [line["iteration"] for line in runs.read_metrics(other)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_iteration_saves_and_the_rest_can_follow(tmp_path, sent, code):
+    long = ["iterations=5000", "evaluation.every=0", "run.checkpoint_every=100000"]
+    command = [sys.executable, "-m", "metarl.train", str(CONFIG), *SMALL, *long]
+    started = [*command, "--run-dir", str(tmp_path)]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if line.strip().startswith("3/"):
+                break
+        child.send_signal(sent)
+        rest = child.stdout.read()
+    assert child.returncode == code
+    assert "--resume" in rest
+    run = runs.find_run("latest", tmp_path)
+    done = runs.find_checkpoint(run)[0].iteration
+    assert done == len(runs.read_metrics(run)) >= 3
+
+    assert main([f"iterations={done + 1}", "--resume", str(run)]) == 0
+    whole = train(tmp_path / "whole", f"iterations={done + 1}", *long[1:])
+    assert_same_bits(weights(run), weights(whole))
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_continues(tmp_path, capsys):
+    run = train(tmp_path, "iterations=3", "evaluation.every=0")
+    damaged = run / "checkpoints" / "000003" / "tensors.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert main(["iterations=4", "evaluation.every=0", "--resume", str(run)]) == 0
+    assert "000003" in capsys.readouterr().err
+    whole = train(tmp_path / "whole", "iterations=4", "evaluation.every=0")
+    assert_same_bits(weights(run), weights(whole))
+
+
+def test_the_first_line_comes_before_the_first_iteration(tmp_path, capsys):
+    began = time.monotonic()
+    train(tmp_path, "iterations=1")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("envs:Navigation2D-v0, 3 tasks x 2 episodes, on cpu")
+    assert time.monotonic() - began < 300
+
+
+MISTAKES = {
+    "no file": (["configs/none.yaml"], "none.yaml"),
+    "nothing named": ([], "name a configuration"),
+    "misspelt key": ([str(CONFIG), "inner.lrr=0.1"], "inner.lr"),
+    "unknown environment": ([str(CONFIG), "problem.env=envs:Nowhere-v0"], "envs:Nowhere-v0"),
+    "unknown module": ([str(CONFIG), "problem.env=no_such_module:X-v0"], "no_such_module"),
+    "no tasks": ([str(CONFIG), "problem.env=gymnasium:Pendulum-v1"], "sample_tasks"),
+    "no run": (["--resume", "nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_exit_code_2_and_leaves_nothing(tmp_path, capsys, mistake):
+    arguments, named = MISTAKES[mistake]
+    assert main([*arguments, "--run-dir", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr()
+    assert named in said.err
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error_never_a_silent_cpu(tmp_path, capsys):
+    assert main([str(CONFIG), "--device", "cuda", "--run-dir", str(tmp_path / "runs")]) == 2
+    assert "cuda" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_options_are_overrides():
+    options, overrides = read_command_line(
+        ["configs/nav2d.yaml", "inner.lr=0.2", "--seed", "7", "--device", "cpu"]
+    )
+    assert options.config == "configs/nav2d.yaml"
+    assert overrides == ["inner.lr=0.2", "seed=7", "device=cpu"]
+
+
+def test_print_config_prints_every_setting_and_trains_nothing(tmp_path, capsys):
+    path = tmp_path / "printed.yaml"
+    assert main([str(CONFIG), "inner.lr=0.25", "--print-config"]) == 0
+    path.write_text(capsys.readouterr().out)
+    assert config.load(path) == config.load(CONFIG, ["inner.lr=0.25"])
+
+
+def test_fast_dev_run_does_one_of_everything(tmp_path):
+    assert main([str(CONFIG), "--fast-dev-run", "--run-dir", str(tmp_path)]) == 0
+    run = runs.find_run("latest", tmp_path)
+    assert run.parent.name == "fast-dev-run"
+    assert len(runs.read_metrics(run)) == 1
+    assert "eval/return_step_3" in runs.read_metrics(run)[0]
+    assert runs.find_checkpoint(run)[0].iteration == 1
