@@ -44,9 +44,7 @@ class TRPO:
         chosen = objective(Variant())
         vector = flatten_meta(meta)
         start = chosen.linearise(vector)
-        found, info = trust_region_step(
-            vector, start.outcome, start.gradient, start.curvature, chosen.evaluate, self.region
-        )
+        found, info = trust_region_step(vector, start, chosen.evaluate, self.region)
         metrics = {
             "outer/loss": float(info.outcome.loss),
             "outer/improvement": float(start.outcome.loss - info.outcome.loss),

@@ -120,6 +120,8 @@ class TRPO(Section):
     """Iterations of conjugate gradient."""
     cg_damping: NonNegative = 1e-5
     """Multiple of the identity added to the curvature."""
+    kfac_damping: Positive | None = None
+    """Damping of the Kronecker-factored preconditioner of conjugate gradient; null: none."""
     backtrack_ratio: Fraction = 0.8
     """Factor between the trial steps of the line search."""
     max_backtracks: Count = 15
@@ -221,6 +223,18 @@ class Config(Section):
     """Adaptation to held-out tasks."""
     run: Output = Output()
     """Output."""
+
+    @model_validator(mode="after")
+    def _preconditioner_has_a_closed_form(self) -> Config:
+        if not isinstance(self.outer, TRPO) or self.outer.kfac_damping is None:
+            return self
+        if self.outer.curvature == "autograd" or self.inner.learn_rates:
+            raise impossible(
+                "outer.kfac_damping",
+                "it needs the closed form, which outer.curvature: autograd and "
+                "inner.learn_rates: true rule out: leave one of them out",
+            )
+        return self
 
     @model_validator(mode="after")
     def _rates_have_one_source(self) -> Config:

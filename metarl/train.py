@@ -188,7 +188,14 @@ def make_outer(settings: Config) -> Any:
 
     match settings.outer:
         case TRPO() as chosen:
-            names = ("max_kl", "cg_iterations", "cg_damping", "backtrack_ratio", "max_backtracks")
+            names = (
+                "max_kl",
+                "cg_iterations",
+                "cg_damping",
+                "kfac_damping",
+                "backtrack_ratio",
+                "max_backtracks",
+            )
             return outer.TRPO(TrustRegion(**{name: getattr(chosen, name) for name in names}))
         case VPG() as chosen:
             return outer.VPG(chosen.lr, chosen.exploration)

@@ -8,13 +8,14 @@ For K inner steps J is the product J_K ⋯ J_1. The result is that of :func:`met
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metarl.data import Episodes, MetaBatch, Outcome, Params
-from metarl.functional import gaussian
+from metarl.functional import gaussian, kfac
 from metarl.functional.estimators import Estimator
 from metarl.functional.gaussian_mlp import (
     Architecture,
@@ -156,8 +157,15 @@ def objective(
 
             return torch.cat(list(mapper(product, derived))).sum(0) / count
 
+        def precondition(damping: float) -> Callable[[Tensor], Tensor]:
+            def factored(part: Part) -> kfac.Factors:
+                weights = part.query.step_weights.flatten(1).unsqueeze(-1)
+                return kfac.factors(arch, part.query.params, part.query.hidden, weights)
+
+            return kfac.preconditioner(arch, mapper(factored, derived), like, damping)
+
         gradient = torch.cat([part.gradient for part in derived]).sum(0) / count
         outcome = mean_outcome(part.query.outcome for part in derived)
-        return Linearisation(outcome, gradient, curvature)
+        return Linearisation(outcome, gradient, curvature, precondition)
 
     return Objective(evaluate, linearise)

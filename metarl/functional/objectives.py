@@ -35,11 +35,14 @@ class Linearisation(NamedTuple):
         outcome: loss and KL there.
         gradient: of the loss, ``[P]``.
         curvature: v ``[P]`` -> (Hessian of the KL) v ``[P]``, exact, through the inner updates.
+        preconditioner: damping -> a cheap approximate inverse of the curvature, v ``[P]`` -> ``[P]``;
+            None where there is none.
     """
 
     outcome: Outcome
     gradient: Tensor
     curvature: Callable[[Tensor], Tensor]
+    preconditioner: Callable[[float], Callable[[Tensor], Tensor]] | None = None
 
 
 class Objective(NamedTuple):

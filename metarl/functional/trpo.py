@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.data import Outcome
+from metarl.functional.objectives import Linearisation
 
 
 class CGResult(NamedTuple):
@@ -31,7 +32,11 @@ class CGResult(NamedTuple):
 
 
 def conjugate_gradient(
-    product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 1e-10
+    product: Callable[[Tensor], Tensor],
+    b: Tensor,
+    iterations: int,
+    tolerance: float = 1e-10,
+    precondition: Callable[[Tensor], Tensor] = lambda residual: residual,
 ) -> CGResult:
     """Solve H x = b for a symmetric positive definite H known by its products.
 
@@ -44,30 +49,32 @@ def conjugate_gradient(
         b: right-hand side ``[P]``.
         iterations: most products to compute.
         tolerance: stop when ‖r‖² ≤ tolerance · ‖b‖².
+        precondition: r ``[P]`` -> M⁻¹ r ``[P]``, M⁻¹ symmetric positive definite and close to H⁻¹.
 
     Returns:
         The solution and how it went.
     """
     b = b.double()
-    x = torch.zeros_like(b)
-    residual, direction = b.clone(), b.clone()
-    squared = float(residual @ residual)
-    target = tolerance * squared
+    x, residual = torch.zeros_like(b), b.clone()
+    direction = better = precondition(residual)
+    descent = float(residual @ better)
+    target = tolerance * float(b @ b)
     done, negative = 0, False
-    while done < iterations and squared > target:
+    while done < iterations and float(residual @ residual) > target:
         curved = product(direction).double()
         done += 1
         curvature = float(direction @ curved)
         if not curvature > 0.0:
             negative = True
             break
-        step = squared / curvature
-        x += step * direction
-        residual -= step * curved
-        previous, squared = squared, float(residual @ residual)
-        direction = residual + (squared / previous) * direction
+        step = descent / curvature
+        x = x + step * direction
+        residual = residual - step * curved
+        better = precondition(residual)
+        previous, descent = descent, float(residual @ better)
+        direction = better + (descent / previous) * direction
     norm = float(b.norm())
-    relative = math.sqrt(squared) / norm if norm > 0 else 0.0
+    relative = float(residual.norm()) / norm if norm > 0 else 0.0
     return CGResult(x, relative, done, float(x @ (b - residual)), negative)
 
 
@@ -98,6 +105,7 @@ class TrustRegion(NamedTuple):
         max_kl: δ, the bound on the KL divergence of an accepted step.
         cg_iterations: most conjugate-gradient iterations.
         cg_damping: multiple of the identity added to the curvature.
+        kfac_damping: damping of the Kronecker-factored preconditioner; None: no preconditioner.
         backtrack_ratio: factor from one candidate to the next.
         max_backtracks: most candidates.
     """
@@ -105,15 +113,22 @@ class TrustRegion(NamedTuple):
     max_kl: float = 0.01
     cg_iterations: int = 10
     cg_damping: float = 1e-5
+    kfac_damping: float | None = None
     backtrack_ratio: float = 0.8
     max_backtracks: int = 15
 
 
+def _preconditioner(start: Linearisation, region: TrustRegion) -> Callable[[Tensor], Tensor]:
+    if region.kfac_damping is None:
+        return lambda residual: residual
+    if start.preconditioner is None:
+        raise ValueError("this objective has no Kronecker-factored preconditioner")
+    return start.preconditioner(region.kfac_damping)
+
+
 def trust_region_step(
     theta: Tensor,
-    outcome: Outcome,
-    gradient: Tensor,
-    curvature: Callable[[Tensor], Tensor],
+    start: Linearisation,
     evaluate: Callable[[Tensor], Outcome],
     region: TrustRegion,
 ) -> tuple[Tensor, StepInfo]:
@@ -125,9 +140,7 @@ def trust_region_step(
 
     Args:
         theta: current parameters ``[P]``.
-        outcome: surrogate and KL at ``theta``.
-        gradient: of the surrogate at ``theta`` ``[P]``.
-        curvature: product with the Hessian of the KL at ``theta``.
+        start: surrogate, its gradient and the KL's curvature at ``theta``.
         evaluate: surrogate and KL at other parameters.
         region: settings.
 
@@ -136,19 +149,21 @@ def trust_region_step(
     """
 
     def damped(vector: Tensor) -> Tensor:
-        return curvature(vector.to(theta.dtype)).double() + region.cg_damping * vector
+        return start.curvature(vector.to(theta.dtype)).double() + region.cg_damping * vector
 
-    solved = conjugate_gradient(damped, gradient, region.cg_iterations)
-    rejected = StepInfo(False, 0, outcome, solved.residual_norm, solved.iterations, 0.0)
+    solved = conjugate_gradient(
+        damped, start.gradient, region.cg_iterations, precondition=_preconditioner(start, region)
+    )
+    rejected = StepInfo(False, 0, start.outcome, solved.residual_norm, solved.iterations, 0.0)
     if not (solved.curvature > 0.0 and math.isfinite(solved.curvature)):
         return theta, rejected
     step = math.sqrt(2.0 * region.max_kl / solved.curvature) * solved.solution
-    predicted = float(gradient.double() @ step)
+    predicted = float(start.gradient.double() @ step)
     for trial in range(region.max_backtracks):
         candidate = theta - (region.backtrack_ratio**trial * step).to(theta.dtype)
         found = evaluate(candidate)
         # Written so that a NaN is never accepted.
-        if found.loss < outcome.loss and found.kl <= region.max_kl:
+        if found.loss < start.outcome.loss and found.kl <= region.max_kl:
             return candidate, rejected._replace(
                 accepted=True, trials=trial + 1, outcome=found, predicted_improvement=predicted
             )

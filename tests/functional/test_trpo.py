@@ -11,6 +11,7 @@ import support
 import torch
 
 from metarl.data import Outcome
+from metarl.functional.objectives import Linearisation
 from metarl.functional.trpo import TrustRegion, conjugate_gradient, trust_region_step
 
 SIZE = 8
@@ -98,13 +99,16 @@ class Bowl:
         loss = self.gradient @ d + 0.5 * d @ self.bend @ d
         return Outcome(loss, 0.5 * d @ self.metric @ d)
 
-    def step(self, region=EXACT, curvature=None, evaluate=None, gradient=None):
+    def step(self, region=EXACT, curvature=None, evaluate=None, gradient=None, preconditioner=None):
         zero = torch.zeros((), dtype=support.DOUBLE)
         return trust_region_step(
             self.theta,
-            Outcome(zero, zero),
-            self.gradient if gradient is None else gradient,
-            curvature or (lambda v: self.metric @ v),
+            Linearisation(
+                Outcome(zero, zero),
+                self.gradient if gradient is None else gradient,
+                curvature or (lambda v: self.metric @ v),
+                preconditioner,
+            ),
             evaluate or self.evaluate,
             region,
         )
@@ -231,3 +235,43 @@ def test_float32_parameters_stay_float32():
     found, info = bowl.step()
     assert info.accepted
     assert found.dtype == torch.float32
+
+
+def test_preconditioned_cg_is_cg_in_the_preconditioners_square_root():
+    """Its iterates are those of plain CG on LᵀHL y = Lᵀb with M⁻¹ = LLᵀ, mapped back by x = Ly."""
+    matrix, b = positive_definite(), support.normal(1, SIZE)
+    inverse = torch.linalg.inv(positive_definite() + torch.diag(torch.arange(1.0, SIZE + 1)))
+    inverse = (inverse + inverse.mT) / 2
+    root = torch.linalg.cholesky(inverse)
+    for iterations in (1, 2, SIZE // 2):
+        solved = conjugate_gradient(
+            lambda v: matrix @ v, b, iterations, precondition=lambda r: inverse @ r
+        )
+        mapped = conjugate_gradient(lambda v: root.mT @ matrix @ root @ v, root.mT @ b, iterations)
+        support.close(solved.solution, root @ mapped.solution, 1e-9)
+        support.close(solved.curvature, solved.solution @ matrix @ solved.solution, 1e-9)
+
+
+def test_an_exact_preconditioner_needs_one_product():
+    matrix, b = positive_definite(), support.normal(1, SIZE)
+    solved = conjugate_gradient(
+        lambda v: matrix @ v, b, 10, precondition=lambda r: torch.linalg.solve(matrix, r)
+    )
+    assert solved.iterations <= 2
+    support.close(solved.solution, torch.linalg.solve(matrix, b), 1e-9)
+
+
+def test_the_trust_region_uses_the_preconditioner_it_is_told_to():
+    bowl, asked = Bowl(), []
+
+    def preconditioner(damping):
+        asked.append(damping)
+        return lambda residual: torch.linalg.solve(bowl.metric, residual)
+
+    region = EXACT._replace(kfac_damping=0.25, cg_iterations=1)
+    found, _ = bowl.step(region, preconditioner=preconditioner)
+    full, _ = bowl.step(EXACT)
+    assert asked == [0.25]
+    support.close(found, full, 1e-6)
+    with pytest.raises(ValueError, match="preconditioner"):
+        bowl.step(region)
