@@ -177,7 +177,7 @@ def _main(options: argparse.Namespace) -> int:
         found = _evaluate_run(run, options)
         curves.append(found.curve)
     if len(curves) > 1:
-        _show_aggregate(curves)
+        _aggregate(curves, options.output)
     return 0
 
 
@@ -248,8 +248,8 @@ def _reference(name: str, beside: Config) -> dict[str, Curve]:
     changes["evaluation.tasks"] = evaluation.tasks
     changes["evaluation.episodes"] = evaluation.episodes or problem.episodes
     path, checkpoint, settings = _load(name, [f"{key}={value}" for key, value in changes.items()])
-    other = settings.problem
-    if (other.env, other.horizon) != (problem.env, problem.horizon):
+    compared = ("env", "env_kwargs", "horizon")
+    if any(getattr(settings.problem, name) != getattr(problem, name) for name in compared):
         raise UserError(f"{path}: its environment or horizon differs, so it is no reference here.")
     with opened_problem(settings) as opened:
         untrained = opened.initial_meta(generator(settings.seed, Stream.INITIALISATION))
@@ -279,13 +279,16 @@ def opened_problem(settings: Config) -> Iterator[Problem]:
         problem.close()
 
 
-def _show_aggregate(curves: Sequence[Curve]) -> None:
+def _aggregate(curves: Sequence[Curve], folder: Path | None) -> None:
+    """Show several seeds as one, and write that to the folder if there is one."""
     from metarl import report
 
     if len({(curve.env, curve.rates) for curve in curves}) > 1:
         raise UserError("the runs differ in environment or rates, so they have no aggregate.")
-    rng = generator(0, Stream.EVALUATION_DATA)
-    report.show(*report.aggregate_table(curves, aggregate(curves, rng)))
+    found = aggregate(curves, generator(0, Stream.EVALUATION_DATA))
+    report.show(*report.aggregate_table(curves, found))
+    if folder is not None:
+        print(f"written to {folder}: {report.write_aggregate(curves, found, folder).name}")
 
 
 if __name__ == "__main__":

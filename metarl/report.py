@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+
 from metarl import disk, system
-from metarl.curves import Aggregate, Curve
+from metarl.curves import CONFIDENCE, Aggregate, Curve
 from metarl.figures import adaptation_figure
 from metarl.plaintext import writable
 from metarl.published import SOURCE, Row
@@ -80,6 +82,26 @@ def write_film(gif: bytes, folder: Path, iteration: int) -> Path:
         disk.replace(folder / f"{NAME}.gif", gif)
         _add_image(folder, f"{NAME}/film", gif, iteration)
     return folder / f"{NAME}.gif"
+
+
+def write_aggregate(curves: Sequence[Curve], found: Aggregate, folder: Path) -> Path:
+    """Write ``aggregate.json``.
+
+    Raises:
+        RunError: the disk does not take it.
+    """
+    content = {
+        "environment": curves[0].env,
+        "steps": curves[0].steps,
+        "seeds": [curve.seed for curve in curves],
+        "per_seed_mean": [curve.mean_return.tolist() for curve in curves],
+        "interquartile_mean": found.iqm.tolist(),
+        "interval": np.stack([found.low, found.high], axis=1).tolist(),
+        "confidence": CONFIDENCE,
+    }
+    with disk.failures_as(RunError, folder):
+        disk.replace(folder / "aggregate.json", (json.dumps(content, indent=1) + "\n").encode())
+    return folder / "aggregate.json"
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -153,7 +153,9 @@ class TestCommand:
 
     def test_several_seeds_have_an_aggregate(self, tmp_path, capsys):
         paths = [make_run(tmp_path, seed=seed) for seed in (1, 2, 3)]
-        assert evaluate(*paths) == 0
+        assert evaluate(*paths, "--output", tmp_path / "out") == 0
+        for path in paths:
+            (tmp_path / "out" / path.name).rename(path / "evaluation")
         means = np.array([result(path)["mean_return"] for path in paths])
         lines = capsys.readouterr().out.splitlines()
         header = next(i for i, line in enumerate(lines) if "IQM" in line)
@@ -164,6 +166,11 @@ class TestCommand:
                 *(f"{v:.2f}" for v in [*means[:, step], means[:, step].mean()]),
             ]
             low, high = float(cells[5]), float(cells[7])
+            written = json.loads((tmp_path / "out" / "aggregate.json").read_text())
+            assert written["interval"][step] == [
+                pytest.approx(low, abs=0.01),
+                pytest.approx(high, abs=0.01),
+            ]
             assert means[:, step].min() - 0.01 <= low <= high <= means[:, step].max() + 0.01
 
 

@@ -136,6 +136,7 @@ def test_a_long_episode_is_shown_faster():
     assert filmed.take.duration == 100
 
 
+@pytest.mark.filterwarnings("ignore:.*possible render_modes")
 def test_an_environment_without_pictures_is_a_sentence(settings):
     with opened_problem(settings("problem.env=support:Target-v0")) as problem:
         meta = problem.initial_meta(generator(1, Stream.INITIALISATION))
