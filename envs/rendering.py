@@ -25,7 +25,7 @@ class CheetahRenderer:
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, width: int, height: int) -> None:
         self.model, self.data = model, data
         self.width, self.height = width, height
-        self._renderer: Any = None
+        self._viewer: Any = None
 
     def draw(self) -> NDArray[np.uint8]:
         """Return a picture of the current state, [height, width, 3]."""
@@ -34,40 +34,38 @@ class CheetahRenderer:
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_comPos(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
-        if self._renderer is None:
-            self._renderer = self._open()
-        picture: NDArray[np.uint8] = self._renderer.render("rgb_array")
+        if self._viewer is None:
+            self._viewer = self._open()
+        picture: NDArray[np.uint8] = self._viewer.render("rgb_array")
         return picture
 
     def _open(self) -> Any:
-        from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+        # Its MujocoRenderer resets the camera at every picture; to what depends on its version.
+        from gymnasium.envs.mujoco.mujoco_rendering import OffScreenViewer
 
         visual = self.model.vis.global_
         visual.offwidth = max(visual.offwidth, self.width)
         visual.offheight = max(visual.offheight, self.height)
-        camera = {
-            "type": int(mujoco.mjtCamera.mjCAMERA_TRACKING),
-            "trackbodyid": self.model.body("torso").id,
-            "distance": 3.0,
-            "elevation": -20.0,
-        }
         try:
             with _backend():
-                renderer = MujocoRenderer(self.model, self.data, camera, self.width, self.height)
-                renderer.render("rgb_array")
+                viewer = OffScreenViewer(self.model, self.data, self.width, self.height)
+                viewer.render("rgb_array")
         except Exception as error:
             raise gym.error.Error(
                 f"no picture without OpenGL, which failed with MUJOCO_GL="
                 f"{os.environ.get('MUJOCO_GL', '')!r}: set it to egl, or to osmesa where there is "
                 "no GPU driver, before Python starts"
             ) from error
-        return renderer
+        viewer.cam.type = mujoco.mjtCamera.mjCAMERA_TRACKING
+        viewer.cam.trackbodyid = self.model.body("torso").id
+        viewer.cam.distance, viewer.cam.elevation = 3.0, -20.0
+        return viewer
 
     def close(self) -> None:
         """Free the OpenGL context, if there is one."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
 
 
 @contextlib.contextmanager

@@ -69,6 +69,28 @@ def test_cheetah_pictures_show_it_move_and_change_nothing(preset):
     env.close()
 
 
+def middle_of_the_cheetah(picture):
+    """Of the pixels that are more red than blue, which floor and sky are not: their median, in 0..1."""
+    red, blue = picture[..., 0].astype(int), picture[..., 2].astype(int)
+    places = np.argwhere(red > blue + 20)
+    assert len(places) > 30, "there is no cheetah to be seen"
+    return (np.median(places, axis=0) + 0.5) / picture.shape[:2]
+
+
+def test_the_camera_follows_the_cheetah():
+    env = gym.make("envs:HalfCheetahVel-v0", render_mode="rgb_array", width=96, height=96).unwrapped
+    env.reset(seed=0)
+    for x in (0.0, 0.3, 4.0, -7.0):
+        env.set_state([x, *np.zeros(8)], np.zeros(9))
+        try:
+            row, column = middle_of_the_cheetah(env.render())
+        except gym.error.Error as error:
+            pytest.skip(str(error))
+        assert abs(column - 0.5) < 0.1, x
+        assert abs(row - 0.5) < 0.15, x
+    env.close()
+
+
 def test_a_machine_without_opengl_is_told_what_to_try(monkeypatch):
     env = gym.make("envs:HalfCheetahVel-v0", render_mode="rgb_array").unwrapped
     env.reset(seed=0)
@@ -76,7 +98,7 @@ def test_a_machine_without_opengl_is_told_what_to_try(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("no context")
 
-    monkeypatch.setattr("gymnasium.envs.mujoco.mujoco_rendering.MujocoRenderer", fail)
+    monkeypatch.setattr("gymnasium.envs.mujoco.mujoco_rendering.OffScreenViewer", fail)
     with pytest.raises(gym.error.Error, match=r"MUJOCO_GL=.* egl, or to osmesa"):
         env.render()
 
