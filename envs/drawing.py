@@ -29,14 +29,31 @@ def draw_path(path: Array, goal: Array, size: int) -> NDArray[np.uint8]:
     image = np.full((size, size, 3), _WHITE, dtype=np.uint8)
     image[np.abs(pixels).min(axis=-1) < 0.5 * unit] = _AXIS
     for start, end in itertools.pairwise(path):
-        image[_distance(pixels, start, end) < unit] = _PATH
+        _stroke(image, pixels, start, end, unit, _PATH)
     for point, radius, colour in ((path[0], 4, _START), (goal, 5, _GOAL), (path[-1], 3, _HERE)):
-        image[_distance(pixels, point, point) < radius * unit] = colour
+        _stroke(image, pixels, point, point, radius * unit, colour)
     return image
 
 
+def _stroke(
+    image: NDArray[np.uint8],
+    pixels: Array,
+    start: Array,
+    end: Array,
+    radius: float,
+    colour: tuple[int, int, int],
+) -> None:
+    """Colour the pixels nearer than a radius to a segment, looking only at the box around it."""
+    low, high = np.minimum(start, end) - radius, np.maximum(start, end) + radius
+    columns = slice(*np.searchsorted(pixels[0, :, 0], (low[0], high[0])))
+    # Rows go downwards, y upwards.
+    bottom, top = np.searchsorted(pixels[::-1, 0, 1], (low[1], high[1]))
+    rows = slice(len(pixels) - top, len(pixels) - bottom)
+    image[rows, columns][_distance(pixels[rows, columns], start, end) < radius] = colour
+
+
 def _distance(pixels: Array, start: Array, end: Array) -> Array:
-    """Return the distance of every pixel [s, s, 2] to the segment from start to end, [s, s]."""
+    """Return the distance of every pixel [h, w, 2] to the segment from start to end, [h, w]."""
     along = end - start
     share = np.clip((pixels - start) @ along / max(float(along @ along), 1e-12), 0.0, 1.0)
     return np.linalg.norm(pixels - start - share[..., None] * along, axis=-1)
