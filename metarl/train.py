@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from metarl import config
+from metarl import config, published
 from metarl.schema import PPO, TRPO, VPG, Config
 
 
@@ -78,11 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     from metarl.errors import run_command
 
-    return run_command(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+    options, overrides = read_command_line(sys.argv[1:] if arguments is None else arguments)
+    return run_command(lambda: _main(options, overrides), options.traceback)
 
 
-def _main(arguments: Sequence[str]) -> int:
-    options, overrides = read_command_line(arguments)
+def _main(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.resume:
         return _resume(options, overrides)
     if options.config is None:
@@ -278,11 +278,12 @@ def evaluate(training: Training, run: Any, metrics: dict[str, float], display: A
     from metarl.evaluate import evaluate_meta
     from metarl.figures import adaptation_figure
 
-    settings = training.settings
+    settings, problem = training.settings, training.settings.problem
     curve = evaluate_meta(training.problem, training.meta, settings, training.iteration)
     names = [f"eval/{training.problem.measure}_step_{step}" for step in curve.steps]
     metrics |= dict(zip(names, curve.mean_return, strict=True))
-    run.figure("adaptation", adaptation_figure(curve), training.iteration)
+    rows = published.find(problem.env, problem.env_kwargs, problem.horizon)
+    run.figure("adaptation", adaptation_figure(curve, published=rows), training.iteration)
     shown = ", ".join(f"{value:.1f}" for value in curve.mean_return)
     display.note(
         f"iteration {training.iteration}: held-out {training.problem.measure} after 0.. steps: {shown}"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarl import checkpoints, config, runs
+from metarl import checkpoints, config, figures, runs
 from metarl.train import main, read_command_line
 
 CONFIG = Path(__file__).parent.parent / "configs" / "nav2d.yaml"
@@ -200,6 +200,25 @@ def test_a_mistake_is_one_sentence_exit_code_2_and_leaves_nothing(tmp_path, caps
     assert named in said.err
     assert said.err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_traceback_on_request(tmp_path):
+    with pytest.raises(runs.RunError):
+        main(["--resume", str(tmp_path), "--traceback"])
+
+
+def test_published_numbers_are_drawn_where_the_task_is_theirs(tmp_path, monkeypatch):
+    drawn = []
+    figure = figures.adaptation_figure
+
+    def note(curve, published):
+        drawn.append([row.name for row in published])
+        return figure(curve, published=published)
+
+    monkeypatch.setattr(figures, "adaptation_figure", note)
+    train(tmp_path, "iterations=1")
+    train(tmp_path, "iterations=1", "problem.horizon=100")
+    assert drawn == [[], ["MAML", "random", "oracle"]]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
