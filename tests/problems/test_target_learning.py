@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import support
+import torch
 
 from metarl.data import Meta
 from metarl.functional.trpo import TrustRegion
@@ -15,7 +16,6 @@ T = 5
 SIGMA = 0.5
 # Tasks are uniform in ±1: without adaptation the best mean is 0, its expected return −T (σ² + 1/3).
 BLIND = -T * (SIGMA**2 + 1 / 3)
-ORACLE = -T * SIGMA**2
 
 
 def problem(**kwargs):
@@ -26,8 +26,16 @@ def held_out(count=40):
     return problem().sample_tasks(count, generator(1, Stream.EVALUATION_TASKS))
 
 
+def start(mean=0.8):
+    """A policy whose mean is off the mean task."""
+    learner = problem()
+    theta = learner.initial_meta(generator(1, Stream.INITIALISATION)).theta
+    weight = {"layers.0.weight": torch.full((1, 1), mean), "layers.0.bias": torch.zeros(1)}
+    return Meta(theta | weight, {})
+
+
 def train(learner, outer, iterations, tasks=10):
-    meta = learner.initial_meta(generator(1, Stream.INITIALISATION))
+    meta = start()
     for i in range(iterations):
         chosen = learner.sample_tasks(tasks, generator(1, Stream.TRAIN_TASKS, i))
         batch, _ = learner.collect(meta, chosen, Key(1, Stream.TRAIN_DATA, i))
@@ -45,10 +53,8 @@ def curve(learner, meta, rates, episodes=40):
 
 def test_the_return_of_a_fixed_policy_is_the_closed_forms():
     """Within five standard errors of a mean over 400 episodes of each task."""
-    learner, tasks = problem(), np.array([[0.4], [-0.9]])
-    meta = learner.initial_meta(generator(1, Stream.INITIALISATION))
-    mean = float(meta.theta["layers.0.weight"].sum())
-    found = learner.adaptation_curve(meta, tasks, (), 400, Key(1, Stream.EVALUATION_DATA))[0]
+    learner, tasks, mean = problem(), np.array([[0.4], [-0.9]]), 0.3
+    found = learner.adaptation_curve(start(mean), tasks, (), 400, Key(1, Stream.EVALUATION_DATA))[0]
     expected = support.target_return([mean], [SIGMA], tasks, T)
     # Var (a − g)² = 2σ⁴ + 4σ²(μ − g)² for one Gaussian action.
     spread = np.sqrt(T * (2 * SIGMA**4 + 4 * SIGMA**2 * (mean - tasks[:, 0]) ** 2) / 400)
@@ -57,12 +63,8 @@ def test_the_return_of_a_fixed_policy_is_the_closed_forms():
 
 def test_one_inner_step_moves_every_policy_towards_its_target():
     learner = problem(lr=0.1, episodes=40)
-    meta = learner.initial_meta(generator(1, Stream.INITIALISATION))
-    theta = {name: 0 * value for name, value in meta.theta.items()} | {
-        "log_std": meta.theta["log_std"]
-    }
     tasks = np.array([[0.8], [-0.8], [0.5], [-0.5]])
-    batch, _ = learner.collect(Meta(theta, {}), tasks, support.KEY)
+    batch, _ = learner.collect(start(0.0), tasks, support.KEY)
     before, after = (wave.mean[:, 0, 0, 0].numpy() for wave in (batch.support[0], batch.query))
     assert (np.sign(after - before) == np.sign(tasks[:, 0])).all()
     assert (np.abs(after - tasks[:, 0]) < np.abs(before - tasks[:, 0])).all()
@@ -70,24 +72,24 @@ def test_one_inner_step_moves_every_policy_towards_its_target():
 
 def test_a_few_iterations_of_trpo_improve_the_return_after_adaptation():
     learner = problem(lr=0.2, episodes=10)
-    untrained = learner.initial_meta(generator(1, Stream.INITIALISATION))
     meta = train(learner, TRPO(TrustRegion(max_kl=0.05)), 10)
-    before, after = (curve(learner, each, (0.2,))[1] for each in (untrained, meta))
-    assert after > before + 0.3
+    before, after = (curve(learner, each, (0.2,))[1] for each in (start(), meta))
+    assert after > before + 0.5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "make", "iterations"),
+    ("make", "iterations"),
     [
-        ("trpo", lambda: TRPO(TrustRegion(max_kl=0.02)), 60),
-        ("vpg", lambda: VPG(0.02), 150),
-        ("promp", lambda: PPO(0.02, 0.3, 3, 0.05, 1e-3), 80),
+        pytest.param(lambda: TRPO(TrustRegion(max_kl=0.02)), 60, id="trpo"),
+        pytest.param(lambda: VPG(0.01), 100, id="vpg"),
+        pytest.param(lambda: PPO(0.005, 0.3, 3, 0.01, 5e-4), 50, id="promp"),
     ],
 )
-def test_what_is_learned_beats_every_policy_that_cannot_adapt(name, make, iterations):
+def test_what_is_learned_beats_every_policy_that_cannot_adapt(make, iterations):
     learner = problem(lr=0.2, episodes=20)
     meta = train(learner, make(), iterations, tasks=20)
     pre, post = curve(learner, meta, (0.2,))
     assert post > pre + 0.5
-    assert post > BLIND
+    assert post > BLIND + 1.0
+    assert abs(float(meta.theta["layers.0.weight"] + meta.theta["layers.0.bias"])) < 0.5

@@ -1,0 +1,185 @@
+"""Outer steps: Adam is torch's, a rejected TRPO step changes nothing, saved state goes on alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import support
+import torch
+
+from metarl.data import Meta, Outcome
+from metarl.functional.objectives import Linearisation, Objective
+from metarl.functional.params import flatten_meta
+from metarl.functional.trpo import TrustRegion
+from metarl.outer import PPO, TRPO, VPG
+from metarl.problems.protocol import Variant
+
+GOAL = support.normal(1, 6)
+
+
+def start() -> Meta:
+    return Meta({"a": support.normal(2, 2, 2), "b": support.normal(3, 2)}, {})
+
+
+def bowl(vector):
+    return ((vector - GOAL) ** 4).sum()
+
+
+class Recorder:
+    """Makes objectives of a known function and keeps the variants that were asked for."""
+
+    def __init__(self, kl=0.0):
+        self.kl, self.variants, self.points = kl, [], []
+
+    def __call__(self, variant):
+        self.variants.append(variant)
+        return Objective(self.evaluate, self.linearise)
+
+    def evaluate(self, vector):
+        return Outcome(bowl(vector), torch.tensor(self.kl))
+
+    def linearise(self, vector):
+        self.points.append(vector.clone())
+        return Linearisation(self.evaluate(vector), 4 * (vector - GOAL) ** 3, lambda v: v)
+
+
+def torchs_adam(lr, steps):
+    leaf = flatten_meta(start()).clone().requires_grad_()
+    optimiser = torch.optim.Adam([leaf], lr=lr)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        bowl(leaf).backward()
+        optimiser.step()
+    return leaf.detach()
+
+
+def run(outer, meta, steps):
+    for _ in range(steps):
+        meta, _ = outer.step(meta, Recorder())
+    return meta
+
+
+def test_vpg_is_torchs_adam():
+    found = run(VPG(0.05), start(), 7)
+    support.close(flatten_meta(found), torchs_adam(0.05, 7), 1e-13)
+
+
+def test_ppo_takes_that_many_steps_of_torchs_adam_on_one_objective():
+    recorder = Recorder()
+    outer = PPO(0.05, 0.2, epochs=4, kl_target=0.01, kl_coefficient=0.5)
+    meta, metrics = outer.step(start(), recorder)
+    support.close(flatten_meta(meta), torchs_adam(0.05, 4), 1e-13)
+    assert recorder.variants == [Variant(clip=0.2, kl_coefficient=0.5)]
+    assert len(recorder.points) == 4
+    support.close(metrics["outer/loss"], bowl(flatten_meta(meta)), 1e-12)
+    meta, _ = outer.step(meta, recorder)  # the moments outlive the iteration
+    support.close(flatten_meta(meta), torchs_adam(0.05, 8), 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("kl", "factor"),
+    [
+        (0.0, 0.5),
+        (0.0066, 0.5),
+        (0.0067, 1.0),
+        (0.01, 1.0),
+        (0.0149, 1.0),
+        (0.0151, 2.0),
+        (1.0, 2.0),
+    ],
+)
+def test_ppos_penalty_follows_the_inner_kl(kl, factor):
+    outer, recorder = PPO(0.0, 0.2, 1, kl_target=0.01, kl_coefficient=0.8), Recorder(kl)
+    _, metrics = outer.step(start(), recorder)
+    assert metrics["outer/kl_coefficient"] == 0.8  # the one that was used
+    support.close(outer.kl_coefficient, 0.8 * factor, 1e-15)
+    outer.step(start(), recorder)
+    support.close(recorder.variants[-1].kl_coefficient, 0.8 * factor, 1e-15)
+
+
+def test_which_objective_each_method_asks_for():
+    for outer, variant in (
+        (TRPO(TrustRegion()), Variant()),
+        (VPG(0.1), Variant()),
+        (VPG(0.1, exploration=0.3), Variant(exploration=0.3)),
+    ):
+        recorder = Recorder()
+        outer.step(start(), recorder)
+        assert recorder.variants == [variant]
+
+
+@pytest.mark.parametrize("done", [0, 1, 3])
+@pytest.mark.parametrize(
+    "make", [lambda: VPG(0.05), lambda: PPO(0.05, 0.2, 2, 0.01, 0.5), lambda: TRPO(TrustRegion())]
+)
+def test_what_was_saved_goes_on_identically(make, done):
+    whole = make()
+    meta = run(whole, start(), done)
+    tensors, values = whole.state()
+    kept = {name: value.clone() for name, value in tensors.items()}, dict(values)
+    resumed = make()
+    expected = run(whole, meta, 3)
+    for name, value in tensors.items():
+        assert torch.equal(value, kept[0][name]), "going on changed what was saved"
+    resumed.restore(*kept)
+    found = run(resumed, meta, 3)
+    assert torch.equal(flatten_meta(found), flatten_meta(expected))
+    assert resumed.state()[1] == whole.state()[1]
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [VPG(0.05), PPO(0.05, 0.2, 2, 0.01, 0.5), TRPO(TrustRegion())],
+    ids=["vpg", "ppo", "trpo"],
+)
+def test_the_meta_that_was_given_is_not_written_into(outer):
+    meta = start()
+    before = flatten_meta(meta).clone()
+    found, _ = outer.step(meta, Recorder())
+    assert torch.equal(flatten_meta(meta), before)
+    assert not torch.equal(flatten_meta(found), before)
+    assert {name: value.shape for name, value in found.theta.items()} == {
+        name: value.shape for name, value in meta.theta.items()
+    }
+
+
+def test_a_rejected_trpo_step_returns_the_very_meta_given():
+    meta, recorder = start(), Recorder(kl=1.0)
+    found, metrics = TRPO(TrustRegion(max_backtracks=6)).step(meta, recorder)
+    assert found is meta
+    assert metrics["outer/accepted"] == 0.0
+    assert metrics["outer/line_search_trials"] == 6.0
+    assert metrics["outer/improvement"] == 0.0
+
+
+TASKS = np.array([[0.5, -0.2], [-0.7, 0.1], [0.0, 0.9]])
+
+
+@pytest.mark.parametrize("learn_rates", [False, True])
+@pytest.mark.parametrize("max_kl", [1e-3, 1e-2])
+def test_an_accepted_trpo_step_is_what_it_says_recomputed_by_another_implementation(
+    max_kl, learn_rates
+):
+    problem, oracle = (
+        support.target_problem(
+            {"size": 2, "random_end": True}, steps=2, lr=0.2, autograd=flag, learn_rates=learn_rates
+        )
+        for flag in (False, True)
+    )
+    meta = support.double_meta(problem)
+    batch, _ = problem.collect(meta, TASKS, support.KEY)
+    # So few data that the KL is far from quadratic: a damped step, and many trials.
+    region = TrustRegion(max_kl, cg_damping=1e-2, max_backtracks=40)
+    found, metrics = TRPO(region).step(
+        meta, lambda variant: problem.objective(meta, batch, variant)
+    )
+    assert metrics["outer/accepted"] == 1.0
+    evaluate = oracle.objective(meta, batch, Variant()).evaluate
+    before, after = (evaluate(flatten_meta(each)) for each in (meta, found))
+    assert after.loss < before.loss
+    assert 0 < after.kl <= max_kl * (1 + 1e-9)
+    support.close(metrics["outer/loss"], after.loss, 1e-10)
+    support.close(metrics["outer/kl"], after.kl, 1e-10)
+    support.close(metrics["outer/improvement"], before.loss - after.loss, 1e-10)
+    moved = [not torch.equal(value, meta.rates[name]) for name, value in found.rates.items()]
+    assert any(moved) == learn_rates
