@@ -1,0 +1,41 @@
+"""What the README tells a reader to do works as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metarl import config, runs
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_ones_own_environment_trains_as_the_readme_says(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 30
+    (tmp_path / "my_envs.py").write_text(code)
+    (command,) = re.findall(r"python -m (metarl\.train .*my_envs.*)", README)
+    module, path, *overrides = command.split()
+    small = ["--fast-dev-run", "--run-dir", str(tmp_path / "runs")]
+    subprocess.run(
+        [sys.executable, "-m", module, str(ROOT / path), *overrides, *small],
+        cwd=tmp_path,
+        check=True,
+    )
+    (record,) = runs.read_metrics(runs.find_run("latest", tmp_path / "runs"))
+    assert record["env_steps"] == 2 * 4 * 2 * 30
+    # The point starts at the origin and moves at most 0.1 x sqrt(2) a step, the target is within sqrt(2).
+    assert -30 * (2**0.5 + 3 * 2**0.5) < record["return/pre"] < 0
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"configs/\w+\.yaml", README))))
+def test_every_configuration_it_names_is_there_and_valid(path):
+    config.load(ROOT / path)
+
+
+def test_every_module_it_names_is_there():
+    for path in set(re.findall(r"metarl/[\w/]+\.py", README)):
+        assert (ROOT / path).is_file(), path
