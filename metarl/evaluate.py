@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl import config, published
+from metarl.building import opened_problem
 from metarl.curves import Curve, aggregate
 from metarl.errors import UserError, run_command
-from metarl.metastate import meta_from_tensors, meta_to_tensors
-from metarl.resources import resolve_device, resolve_threads
-from metarl.schema import TRPO, Config
+from metarl.metastate import meta_from_tensors
+from metarl.schema import Config
 from metarl.seeding import Key, Stream, generator
 
 if TYPE_CHECKING:
@@ -22,16 +21,6 @@ if TYPE_CHECKING:
     from metarl.data import Meta
     from metarl.problems.protocol import Problem
     from metarl.report import Report
-
-__all__ = [
-    "evaluate_meta",
-    "main",
-    "make_problem",
-    "meta_from_tensors",
-    "meta_to_tensors",
-    "resolve_device",
-    "resolve_threads",
-]
 
 RANDOM = "random"
 SETTINGS = (
@@ -42,47 +31,6 @@ SETTINGS = (
     "device",
     "threads",
 )
-
-
-def make_problem(settings: Config, device: str, threads: int) -> Problem:
-    """The problem that a configuration describes.
-
-    Args:
-        settings: the configuration.
-        device: ``cpu`` or ``cuda``.
-        threads: Python threads that share the tasks.
-    """
-    # Imported here, as torch is elsewhere: the command line answers before it is loaded.
-    import torch
-
-    from metarl.functional.objectives import InnerUpdate
-    from metarl.nets.gaussian_mlp import GaussianMLP
-    from metarl.problems.environments import EnvironmentFamily
-    from metarl.problems.rl import Adaptation, RLProblem, Sampling
-
-    problem, network, inner = settings.problem, settings.network, settings.inner
-
-    def make_policy(obs_size: int, action_size: int, generator: torch.Generator) -> GaussianMLP:
-        return GaussianMLP(
-            obs_size,
-            action_size,
-            network.hidden_sizes,
-            network.activation,
-            network.initial_std,
-            network.min_std,
-            generator,
-        )
-
-    update = InnerUpdate(inner.lr, inner.first_order)
-    return RLProblem(
-        EnvironmentFamily(problem.env, problem.env_kwargs, problem.horizon),
-        make_policy,
-        Sampling(problem.episodes, problem.discount, problem.gae_lambda),
-        Adaptation(inner.steps, update, inner.estimator, inner.learn_rates),
-        autograd=isinstance(settings.outer, TRPO) and settings.outer.curvature == "autograd",
-        device=device,
-        threads=threads,
-    )
 
 
 def evaluate_meta(problem: Problem, meta: Meta, settings: Config, iteration: int) -> Curve:
@@ -266,17 +214,6 @@ def _film(problem: Any, meta: Meta, settings: Config, curve: Curve, index: int) 
     rates = [meta.rates if rate is None else rate for rate in curve.rates]
     key = Key(settings.seed, Stream.RENDERING, 2 * index)
     return adaptation_gif(problem, meta, curve.tasks[index], rates, curve.episodes, key)
-
-
-@contextmanager
-def opened_problem(settings: Config) -> Iterator[Problem]:
-    """The problem of a configuration, closed at the end."""
-    device, threads = resolve_device(settings.device), resolve_threads(settings.threads)
-    problem = make_problem(settings, device, threads)
-    try:
-        yield problem
-    finally:
-        problem.close()
 
 
 def _aggregate(curves: Sequence[Curve], folder: Path | None) -> None:

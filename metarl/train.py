@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from metarl import config, published
-from metarl.schema import PPO, TRPO, VPG, Config
+from metarl.schema import Config
 
 
 def parser() -> argparse.ArgumentParser:
@@ -135,16 +135,15 @@ class Training:
     def __init__(self, settings: Config) -> None:
         import torch
 
-        from metarl.evaluate import make_problem, resolve_device, resolve_threads
+        from metarl.building import make_outer, make_problem
+        from metarl.resources import resolve_device, resolve_threads
         from metarl.seeding import Stream, generator
 
         # The matrices of one task are small: threads over tasks are faster than threads inside a product.
         torch.set_num_threads(1)
         self.settings = settings
-        self.device, self.threads = (
-            resolve_device(settings.device),
-            resolve_threads(settings.threads),
-        )
+        self.device = resolve_device(settings.device)
+        self.threads = resolve_threads(settings.threads)
         self.problem = make_problem(settings, self.device, self.threads)
         self.outer = make_outer(settings)
         self.meta = self.problem.initial_meta(generator(settings.seed, Stream.INITIALISATION))
@@ -159,7 +158,7 @@ class Training:
 
     def save(self, run: Any, score: float | None) -> None:
         """Write a checkpoint of this moment."""
-        from metarl.evaluate import meta_to_tensors
+        from metarl.metastate import meta_to_tensors
 
         tensors, values = self.outer.state()
         named = {f"outer/{name}": tensor for name, tensor in tensors.items()}
@@ -168,7 +167,7 @@ class Training:
 
     def restore(self, checkpoint: Any) -> None:
         """Continue from a checkpoint."""
-        from metarl.evaluate import meta_from_tensors
+        from metarl.metastate import meta_from_tensors
 
         self.meta = meta_from_tensors(checkpoint.tensors, self.meta)
         outer = {
@@ -179,30 +178,6 @@ class Training:
         self.outer.restore(outer, checkpoint.state["outer"])
         self.iteration = checkpoint.iteration
         self.env_steps = checkpoint.state["env_steps"]
-
-
-def make_outer(settings: Config) -> Any:
-    """The outer step that the settings name."""
-    from metarl import outer
-    from metarl.functional.trpo import TrustRegion
-
-    match settings.outer:
-        case TRPO() as chosen:
-            names = (
-                "max_kl",
-                "cg_iterations",
-                "cg_damping",
-                "kfac_damping",
-                "backtrack_ratio",
-                "max_backtracks",
-            )
-            return outer.TRPO(TrustRegion(**{name: getattr(chosen, name) for name in names}))
-        case VPG() as chosen:
-            return outer.VPG(chosen.lr, chosen.exploration)
-        case PPO() as chosen:
-            return outer.PPO(
-                chosen.lr, chosen.clip, chosen.epochs, chosen.kl_target, chosen.kl_coefficient
-            )
 
 
 def train(training: Training, run: Any) -> int:

@@ -1,4 +1,4 @@
-"""The import direction: data <- functional <- problems <- evaluate <- train; envs stands apart."""
+"""The import direction: data <- functional <- problems <- building <- evaluate <- train; envs stands apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("metarl/**/*.py"), *ROOT.glob("envs/**/*.py")])
 ALLOWED = {"metarl.functional": ["torch", "metarl.data"], "metarl.nets": ["torch"]}
-LAYERS = ["metarl.data", "metarl.functional", "metarl.problems", "metarl.evaluate", "metarl.train"]
+LAYERS = [
+    f"metarl.{name}" for name in ("data", "functional", "problems", "building", "evaluate", "train")
+]
 
 
 def module(path: Path) -> str:
@@ -73,6 +75,7 @@ def test_imports_follow_the_design(path):
         ("metarl/runs.py", "import gymnasium as gym"),
         ("metarl/problems/rl.py", "import envs"),
         ("metarl/problems/rl.py", "import metarl.train"),
+        ("metarl/problems/rl.py", "from metarl.building import make_problem"),
         ("metarl/sampler.py", "from metarl.config import Config"),
         ("envs/x.py", "from metarl import seeding"),
     ],

@@ -6,8 +6,9 @@ import torch
 from support import target_return
 
 from metarl import config
+from metarl.building import make_problem, opened_problem
 from metarl.data import Meta
-from metarl.evaluate import evaluate_meta, make_problem, opened_problem, rate_schedule
+from metarl.evaluate import evaluate_meta, rate_schedule
 from metarl.seeding import Key, Stream, generator
 
 TINY = """

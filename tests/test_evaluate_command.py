@@ -14,7 +14,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarl import config, runs
-from metarl.evaluate import evaluate_meta, main, opened_problem
+from metarl.building import opened_problem
+from metarl.evaluate import evaluate_meta, main
 from metarl.metastate import meta_to_tensors
 from metarl.seeding import Stream, generator
 

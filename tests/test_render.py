@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from metarl import config
+from metarl.building import opened_problem
 from metarl.errors import UserError
-from metarl.evaluate import opened_problem
 from metarl.functional.params import for_tasks
 from metarl.render import FilmedEnv, adaptation_gif, film
 from metarl.seeding import Key, Stream, generator
