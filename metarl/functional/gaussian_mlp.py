@@ -47,7 +47,7 @@ class Tape(NamedTuple):
         standardised: (a − μ)/σ, ``[C, B, A]``.
         weights: ∂loss/∂log π, ``[C, B, 1]``.
         inverse_std: 1/σ, ``[C, 1, A]``.
-        free: 1 where log σ is above its bound, ``[C, A]``.
+        free: 1 where log σ is not below its bound, ``[C, A]``.
     """
 
     params: Params
@@ -141,7 +141,7 @@ def likelihood_gradient(
     """
     inverse_std = (-log_std(arch, params)).exp().unsqueeze(1)
     standardised = (episodes.actions.flatten(1, 2) - hidden[-1]) * inverse_std
-    free = (params["log_std"] > arch.min_log_std).to(standardised.dtype)
+    free = (params["log_std"] >= arch.min_log_std).to(standardised.dtype)
     deltas, gradient = backward(arch, params, hidden, per_step * standardised * inverse_std)
     gradient["log_std"] = (per_step * (standardised.square() - 1.0)).sum(1) * free
     bends = tuple(
@@ -253,6 +253,6 @@ def fisher_product(
     assert mean_moved is not None
     precision = (-2.0 * log_std(arch, params)).exp().unsqueeze(1)
     _, product = backward(arch, params, hidden, step_weights * precision * mean_moved)
-    free = (params["log_std"] > arch.min_log_std).to(precision.dtype)
+    free = (params["log_std"] >= arch.min_log_std).to(precision.dtype)
     product["log_std"] = 2.0 * step_weights.sum(1) * free * tangent["log_std"]
     return {name: product[name] for name in tangent}

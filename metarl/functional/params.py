@@ -18,7 +18,8 @@ def flatten(params: Params, batch_dims: int = 0) -> Tensor:
     Returns:
         ``[*batch, P]``, P the number of parameters.
     """
-    return torch.cat([value.flatten(batch_dims) for value in params.values()], dim=batch_dims)
+    pieces = [value.reshape(*value.shape[:batch_dims], -1) for value in params.values()]
+    return torch.cat(pieces, dim=batch_dims)
 
 
 def unflatten(vector: Tensor, like: Params) -> Params:
@@ -26,7 +27,7 @@ def unflatten(vector: Tensor, like: Params) -> Params:
     batch = vector.shape[:-1]
     pieces = vector.split([value.numel() for value in like.values()], dim=-1)
     return {
-        name: piece.reshape(*batch, *value.shape)
+        name: piece.reshape((*batch, *value.shape))
         for (name, value), piece in zip(like.items(), pieces, strict=True)
     }
 

@@ -42,7 +42,8 @@ class GaussianMLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [obs_size, *hidden_sizes, action_size]
-        linear = [nn.Linear(n, m) for n, m in pairwise(sizes)]
+        # Linear's own initialisation would draw from the global generator.
+        linear = [nn.utils.skip_init(nn.Linear, n, m) for n, m in pairwise(sizes)]
         self.layers = nn.ModuleList(linear)
         for layer in linear:
             nn.init.xavier_uniform_(layer.weight, generator=generator)
