@@ -46,7 +46,7 @@ def make_problem(settings: Config, device: str, threads: int) -> Problem:
 
     update = InnerUpdate(inner.lr, inner.first_order)
     return RLProblem(
-        EnvironmentFamily(problem.env, problem.env_kwargs, problem.horizon),
+        EnvironmentFamily(problem.env, problem.env_kwargs, problem.horizon, problem.observe_task),
         make_policy,
         Sampling(problem.episodes, problem.discount, problem.gae_lambda),
         Adaptation(inner.steps, update, inner.estimator, inner.learn_rates),

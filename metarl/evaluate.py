@@ -161,12 +161,13 @@ def _evaluate_run(run: str, options: argparse.Namespace) -> Report:
         untrained = problem.initial_meta(generator(settings.seed, Stream.INITIALISATION))
         meta = meta_from_tensors(checkpoint.tensors, untrained)
         curve = evaluate_meta(problem, meta, settings, checkpoint.iteration)
-        references = {}
+        references: dict[str, Curve] = {}
         for name in options.reference:
             if name == RANDOM:
                 references[name] = evaluate_meta(problem, untrained, settings, 0)
             else:
-                references |= _reference(name, settings)
+                title, other = _reference(name, settings)
+                references[name if title in references else title] = other
         rows = published.find(chosen.env, chosen.env_kwargs, chosen.horizon)
         found = report.Report(path.name, curve, settings.model_dump(mode="json"), references, rows)
         report.show(*report.table(found))
@@ -189,8 +190,8 @@ def _load(run: str, changes: Sequence[str]) -> tuple[Path, Checkpoint, Config]:
     return path, checkpoint, config.load(path / runs.CONFIG, changes)
 
 
-def _reference(name: str, beside: Config) -> dict[str, Curve]:
-    """Another run's curve on the same tasks, at its own steps and rates, under its group's name."""
+def _reference(name: str, beside: Config) -> tuple[str, Curve]:
+    """Another run's title and its curve on the same tasks, at its own steps and rates."""
     evaluation, problem = beside.evaluation, beside.problem
     changes = {"seed": beside.seed, "device": beside.device, "threads": beside.threads}
     changes["evaluation.tasks"] = evaluation.tasks
@@ -202,7 +203,14 @@ def _reference(name: str, beside: Config) -> dict[str, Curve]:
     with opened_problem(settings) as opened:
         untrained = opened.initial_meta(generator(settings.seed, Stream.INITIALISATION))
         meta = meta_from_tensors(checkpoint.tensors, untrained)
-        return {path.parent.name: evaluate_meta(opened, meta, settings, checkpoint.iteration)}
+        return _title(path, settings), evaluate_meta(opened, meta, settings, checkpoint.iteration)
+
+
+def _title(path: Path, settings: Config) -> str:
+    """What a run is as a reference: one of the paper's, by the paper's word; else its group."""
+    if settings.problem.observe_task:
+        return "oracle"
+    return "pretrained" if settings.inner.steps == 0 else path.parent.name
 
 
 def _film(problem: Any, meta: Meta, settings: Config, curve: Curve, index: int) -> bytes:

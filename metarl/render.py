@@ -83,7 +83,11 @@ def film(problem: RLProblem, params: Params, tasks: NDArray[np.float64], key: Ke
     except TypeError as error:
         raise UserError(f"{family.env}: draws no pictures: {error}") from error
     with FilmedEnv(env, horizon) as filmed:
-        sampler = Sampler(lambda _: filmed, 1, 1, horizon, problem.act, device=problem.device)
+        sampler = Sampler(
+            *(lambda _: filmed, 1, 1, horizon, problem.act),
+            device=problem.device,
+            observe_task=family.observe_task,
+        )
         sampler.wave(params, tasks, key, 0)
     return filmed.take
 

@@ -146,6 +146,7 @@ class Sampler:
         threads: the tasks are shared out over at most so many vector environments.
         mapper: maps over those; a thread pool's map runs them side by side.
         device: where the policies act and the wave is kept.
+        observe_task: policies see ``[observation, task]``, and the wave keeps what they see.
     """
 
     def __init__(
@@ -158,9 +159,11 @@ class Sampler:
         threads: int = 1,
         mapper: Mapper = map,
         device: torch.device | str = "cpu",
+        observe_task: bool = False,
     ) -> None:
         self.episodes, self.horizon = episodes, horizon
         self.policy, self.mapper, self.device = policy, mapper, torch.device(device)
+        self.observe_task = observe_task
         bounds = np.linspace(0, tasks, min(threads, tasks) + 1).astype(int)
         self.shares = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
         self.envs = [make_env((part.stop - part.start) * episodes) for part in self.shares]
@@ -187,7 +190,8 @@ class Sampler:
         """
         generators = [key.generator(task, step) for task in range(len(tasks))]
         seeds = np.stack([rng.integers(2**31, size=self.episodes) for rng in generators])
-        wave = self._new_wave(generators, next(iter(params.values())).dtype)
+        told = tasks.shape[1] if self.observe_task else 0
+        wave = self._new_wave(generators, next(iter(params.values())).dtype, told)
 
         def sample(item: tuple[slice, VectorEnv[Any, Any, Any]]) -> None:
             part, env = item
@@ -197,8 +201,16 @@ class Sampler:
         _check_finite(wave, tasks)
         return wave
 
-    def _new_wave(self, generators: Sequence[np.random.Generator], dtype: torch.dtype) -> Wave:
-        """Arrays of zeros, but for ``actions``: they hold the noise, N(0, 1)."""
+    def _new_wave(
+        self, generators: Sequence[np.random.Generator], dtype: torch.dtype, told: int
+    ) -> Wave:
+        """Arrays of zeros, but for ``actions``: they hold the noise, N(0, 1).
+
+        Args:
+            generators: one per task.
+            dtype: of the policies.
+            told: numbers that policies see after the observation.
+        """
         obs_shape = self.envs[0].single_observation_space.shape
         action_shape = self.envs[0].single_action_space.shape
         assert obs_shape is not None
@@ -210,7 +222,7 @@ class Sampler:
             return torch.zeros(len(generators), *size, dtype=dtype, device=self.device)
 
         return Wave(
-            obs=zeros(self.episodes, self.horizon, *obs_shape),
+            obs=zeros(self.episodes, self.horizon, obs_shape[0] + told),
             actions=torch.from_numpy(noise).to(self.device, dtype),
             rewards=zeros(self.episodes, self.horizon),
             mask=zeros(self.episodes, self.horizon),
@@ -231,16 +243,20 @@ class Sampler:
         grid, slots = (len(tasks), self.episodes), len(tasks) * self.episodes
         options = {"task": np.repeat(tasks, self.episodes, axis=0)}
         obs, _ = env.reset(seed=seeds.reshape(-1).tolist(), options=options)  # type: ignore[arg-type]
+        told = torch.from_numpy(tasks).to(self.device, wave.obs.dtype)[:, None].expand(*grid, -1)
         active = np.ones(slots, dtype=bool)
         rewards = np.zeros((self.horizon, slots))
         mask = np.zeros((self.horizon, slots), dtype=bool)
         for t in range(self.horizon):
             seen = torch.from_numpy(obs).to(self.device, wave.obs.dtype).view(*grid, -1)
+            if self.observe_task:
+                seen = torch.cat([seen, told], dim=-1)
             mean, log_std = self.policy(params, seen)
             action = torch.addcmul(mean, wave.actions[:, :, t], log_std.exp().unsqueeze(1))
             wave.obs[:, :, t], wave.mean[:, :, t], wave.actions[:, :, t] = seen, mean, action
             sent = action.view(slots, -1).cpu().numpy()
-            obs, reward, terminated, truncated, _ = env.step(sent)
+            with _Naming(f"{type(env.unwrapped).__name__}, step {t}"):
+                obs, reward, terminated, truncated, _ = env.step(sent)
             rewards[t], mask[t] = reward, active
             active &= ~(terminated | truncated)
             if not active.any():

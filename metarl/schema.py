@@ -67,6 +67,8 @@ class RLProblem(Section):
     """Longest episode T, in environment steps."""
     episodes: Count
     """Episodes N of each task in each wave of sampling."""
+    observe_task: bool = False
+    """The policy observes the task: the oracle that adaptation is compared with."""
     discount: Annotated[float, Field(gt=0, le=1)] = 0.99
     """Discount γ of the rewards."""
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 1.0

@@ -262,12 +262,13 @@ def target_problem(
     first_order: bool = False,
     estimator: str = "lvc",
     learn_rates: bool = False,
+    observe_task: bool = False,
     **settings: Any,
 ) -> RLProblem:
     """Meta-learning of target actions; ``settings`` go to RLProblem."""
     policy = lambda o, a, g: GaussianMLP(o, a, hidden, "tanh", std, generator=g)  # noqa: E731
     return RLProblem(
-        EnvironmentFamily("support:Target-v0", env or {}, horizon),
+        EnvironmentFamily("support:Target-v0", env or {}, horizon, observe_task),
         make_policy or policy,
         Sampling(episodes, discount),
         Adaptation(steps, InnerUpdate(lr, first_order), estimator, learn_rates),

@@ -74,6 +74,14 @@ def test_the_return_shown_is_that_of_the_sampler(problem, meta):
     np.testing.assert_allclose(take.returns, [0.0, *np.cumsum(rewards)], rtol=1e-5)
 
 
+def test_the_oracle_is_filmed_with_what_it_sees(settings):
+    with opened_problem(settings("problem.observe_task=true", "inner.steps=0")) as problem:
+        params = for_tasks(problem.initial_meta(generator(1, Stream.INITIALISATION)).theta, 1)
+        take = film(problem, params, TASK[None], KEY)
+        rewards = problem.wave(params, TASK[None], KEY, 0, 1).episodes.rewards[0, 0].double()
+    np.testing.assert_allclose(take.returns, [0.0, *rewards.cumsum(0)], rtol=1e-5)
+
+
 class Ticker:
     """Draws the number of its step; ends after ``length`` steps."""
 

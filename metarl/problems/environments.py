@@ -27,13 +27,17 @@ class EnvironmentFamily:
         env: ``module:Name-v0``; importing the module registers it.
         env_kwargs: arguments of its constructor.
         horizon: episodes are truncated after so many steps.
+        observe_task: policies shall see the task after the observation. The environments themselves
+            never show it: the sampler appends it.
 
     Raises:
         UnusableEnvironmentError: it is not there, or has no tasks, or actions that are not vectors.
     """
 
-    def __init__(self, env: str, env_kwargs: Mapping[str, Any], horizon: int) -> None:
-        self.env, self.horizon = env, horizon
+    def __init__(
+        self, env: str, env_kwargs: Mapping[str, Any], horizon: int, observe_task: bool = False
+    ) -> None:
+        self.env, self.horizon, self.observe_task = env, horizon, observe_task
         self._arguments = dict(env_kwargs, max_episode_steps=horizon)
         self.native = self._find().vector_entry_point is not None
         self.example = self(1)
@@ -45,8 +49,11 @@ class EnvironmentFamily:
 
     @property
     def obs_size(self) -> int:
-        """O."""
-        return int(self.example.single_observation_space.shape[0])  # type: ignore[index]
+        """O: what a policy sees, with the task where it is observed."""
+        own = int(self.example.single_observation_space.shape[0])  # type: ignore[index]
+        if not self.observe_task:
+            return own
+        return own + self.sample_tasks(1, np.random.default_rng(0)).shape[1]
 
     @property
     def action_size(self) -> int:

@@ -259,6 +259,7 @@ class RLProblem:
                 self.threads,
                 self.mapper,
                 self.device,
+                self.environments.observe_task,
             )
         return self._samplers[tasks, episodes]
 
