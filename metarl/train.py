@@ -225,12 +225,10 @@ def meta_iteration(training: Training) -> dict[str, float]:
     training.meta, info = training.outer.step(
         meta, lambda variant: problem.objective(meta, batch, variant)
     )
-    clocks = {
-        "time/collect": collected - began,
-        "time/outer": time.perf_counter() - collected,
-    }
+    metrics |= info
+    metrics["time/collect"] = collected - began
+    metrics["time/outer"] = time.perf_counter() - collected
     training.iteration += 1
-    metrics |= info | clocks
     count_steps(training, metrics)
     return metrics
 

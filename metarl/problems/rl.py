@@ -172,11 +172,7 @@ class RLProblem:
             task_objective = self._task_objective(variant)
             return objectives.by_autograd(task_objective, batch, meta, self.mapper)
         return closed_form.objective(
-            self.arch,
-            self.estimator,
-            self.adaptation.update,
-            batch,
-            meta.theta,
+            *(self.arch, self.estimator, self.adaptation.update, batch, meta.theta),
             self.mapper,
             self._chunk(len(batch.query.mask)),
         )
@@ -249,22 +245,18 @@ class RLProblem:
         return chunks(tasks, self._chunk(tasks))
 
     def _sampler(self, tasks: int, episodes: int) -> Sampler:
+        """The sampler of that size; its environments are kept from wave to wave."""
         if (tasks, episodes) not in self._samplers:
+            family = self.environments
             self._samplers[tasks, episodes] = Sampler(
-                self.environments,
-                tasks,
-                episodes,
-                self.environments.horizon,
-                self.act,
-                self.threads,
-                self.mapper,
-                self.device,
-                self.environments.observe_task,
+                *(family, tasks, episodes, family.horizon, self.act),
+                *(self.threads, self.mapper, self.device, family.observe_task),
             )
         return self._samplers[tasks, episodes]
 
     @torch.no_grad()
     def _credit(self, wave: Wave) -> Collected:
+        """Baseline and advantages of every task, each fitted and standardised by itself."""
         to_go = returns.discounted_sums(wave.rewards, self.sampling.discount)
 
         def value(part: slice) -> Tensor:
@@ -277,16 +269,8 @@ class RLProblem:
             wave.rewards, values, wave.mask, self.sampling.discount, self.sampling.gae_lambda
         )
         advantages, mean, std = returns.standardise(raw, wave.mask)
-        episodes = Episodes(
-            obs=wave.obs,
-            actions=wave.actions,
-            rewards=wave.rewards,
-            mask=wave.mask,
-            advantages=advantages,
-            values=(values + mean) / std * wave.mask,
-            mean=wave.mean,
-            log_std=wave.log_std,
-        )
+        in_its_units = (values + mean) / std * wave.mask
+        episodes = Episodes(**wave._asdict(), advantages=advantages, values=in_its_units)
         explained = baseline.explained_variance(values, to_go, wave.mask)
         return Collected(episodes, wave.rewards.sum(-1).mean(-1), explained)
 
