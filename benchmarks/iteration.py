@@ -1,0 +1,218 @@
+"""How long does a meta-iteration take, where does the time go, how does it grow, and against the published way?
+
+Memory and growth are measured in one child process for each size, so that no size sees what another left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from measuring import rounds, sizes, solvers, stages
+from measuring.report import Report, parser
+from published import update as published
+from published.sampling import Workers
+
+from metarl.functional.params import flatten_meta, unflatten_meta
+from metarl.functional.trpo import TrustRegion
+from metarl.problems.rl import RLProblem
+from metarl.schema import Config
+from metarl.seeding import Stream, generator
+from metarl.train import Training, meta_iteration
+
+OURS, PLAIN = "ours", "ours, plain CG"
+PARTS = ("split", "growth", "published")
+GROWTH = {
+    "outer.tasks": (10, 20, 40, 80, 160),
+    "problem.episodes": (5, 10, 20, 40),
+    "problem.horizon": (50, 100, 200, 400),
+    "inner.steps": (1, 2, 3),
+    "network.hidden_sizes": ("[32,32]", "[64,64]", "[100,100]", "[200,200]"),
+}
+QUICK_GROWTH = {"outer.tasks": (2,), "inner.steps": (2,)}
+WORKERS = 2
+
+
+def measure_here(settings: Config, count: int) -> dict[str, Any]:
+    """Train for ``count`` iterations after a warm-up: seconds, stages, memory."""
+    taken, split = [], []
+    with Training(settings) as training:
+        assert isinstance(training.problem, RLProblem)
+        before = stages.peak_mib()
+        with stages.watched(training.problem) as watch:
+            for _ in range(1 + count):
+                watch.take()
+                taken.append(rounds.timed(lambda: meta_iteration(training) and None))
+                split.append(watch.take())
+    names = stages.STAGES
+    return {
+        "seconds": rounds.median(rounds.walls(taken[1:])),
+        "cpu": rounds.median(rounds.cpus(taken[1:])),
+        "stages": {name: rounds.median([each[name] for each in split[1:]]) for name in names},
+        "peak MiB": stages.peak_mib(),
+        "before MiB": before,
+        "walls": rounds.walls(taken[1:]),
+    }
+
+
+def measure_in_child(
+    preset: str, overrides: Sequence[str], options: argparse.Namespace
+) -> dict[str, Any]:
+    """The same in a process of its own."""
+    order = json.dumps([preset, options.quick, list(overrides), options.rounds])
+    command = [sys.executable, __file__, "--child", order]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def child(order: str) -> None:
+    """What the process does."""
+    preset, quick, overrides, count = json.loads(order)
+    print(json.dumps(measure_here(sizes.settings_of(preset, quick, overrides), count)))
+
+
+def split(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The configured size, by number of threads."""
+    rows = []
+    for threads in options.threads:
+        given = [f"threads={threads}", f"seed={options.seed}"]
+        found = measure_in_child(preset, given, options)
+        rows.append({"preset": preset, "threads": threads} | found.pop("stages") | found)
+    return rows
+
+
+def growth(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One setting after another away from the configured size, with the most threads."""
+    rows = []
+    for key, values in (QUICK_GROWTH if options.quick else GROWTH).items():
+        for value in values:
+            given = [f"threads={max(options.threads)}", f"seed={options.seed}", f"{key}={value}"]
+            found = measure_in_child(preset, given, options)
+            spent = found.pop("stages")
+            update = sum(spent[name] for name in stages.STAGES[3:])
+            row = {"preset": preset, "setting": key, "value": str(value), "update": update}
+            rows.append(row | {"sampling": spent["sampling"]} | found | {"stages": spent})
+    return rows
+
+
+class PublishedIteration:
+    """A meta-iteration as published implementations are written: two parts, timed apart."""
+
+    def __init__(self, settings: Config, seed: int) -> None:
+        self.settings, self.seed, self.count = settings, seed, 0
+        self.problem = sizes.problem_of(settings, 1)
+        self.meta = self.problem.initial_meta(generator(seed, Stream.INITIALISATION))
+        self.region: TrustRegion = solvers.region_of(settings)
+        self.workers = Workers(settings, WORKERS)
+
+    def collect(self) -> float:
+        """Sample new data; CPU-seconds of the workers."""
+        self.count += 1
+        rng = generator(self.seed, Stream.TRAIN_TASKS, self.count)
+        tasks = self.problem.sample_tasks(self.settings.outer.tasks, rng)
+        first = 1_000_000 * self.count
+        self.batch, spent = self.workers.collect(self.meta.theta, tasks, first)
+        return spent
+
+    def update(self, threads: int, keep: bool = False) -> None:
+        """Take an outer step with so many threads inside torch's operations."""
+        arch = self.problem.arch
+        assert arch is not None
+        with rounds.torch_threads(threads):
+            vector, lr = flatten_meta(self.meta), self.settings.inner.lr
+            chosen = published.objective(
+                self.batch, self.meta.theta, lr, arch.activation, arch.min_log_std
+            )
+            found = published.step(vector, chosen, self.region)
+        if keep:
+            self.meta = unflatten_meta(found, self.meta)
+
+    def close(self) -> None:
+        self.workers.close()
+        self.problem.close()
+
+
+def against_published(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Whole iterations side by side: ours as configured, ours with the published solver, the published way."""
+    threads = max(options.threads)
+    given = [f"threads={threads}", f"seed={options.seed}"]
+    plain = [*given, "outer.kfac_damping=null", "outer.cg_iterations=10"]
+    ours = {
+        OURS: Training(sizes.settings_of(preset, options.quick, given)),
+        PLAIN: Training(sizes.settings_of(preset, options.quick, plain)),
+    }
+    other = PublishedIteration(sizes.settings_of(preset, options.quick, plain), options.seed)
+    works: dict[str, Any] = {
+        name: (lambda each=each: meta_iteration(each) and None) for name, each in ours.items()
+    }
+    works["collect"] = other.collect
+    for count in options.threads:
+        last = count == options.threads[-1]
+        works[f"update {count}"] = lambda count=count, last=last: other.update(count, keep=last)
+    taken = rounds.interleave(works, options.rounds)
+    for each in ours.values():
+        each.__exit__()
+    other.close()
+    for count in options.threads:
+        parts = zip(taken["collect"], taken[f"update {count}"], strict=True)
+        taken[f"published, {count} torch threads"] = [
+            rounds.Timing(a.wall + b.wall, a.cpu + b.cpu) for a, b in parts
+        ]
+    base = taken[OURS]
+    return [
+        {"preset": preset, "threads": threads, "what": name}
+        | {"wall [s]": rounds.median(rounds.walls(each))}
+        | {"cpu [s]": rounds.median(rounds.cpus(each))}
+        | {"wall / ours": rounds.ratio(rounds.walls(each), rounds.walls(base))}
+        | {"cpu / ours": rounds.ratio(rounds.cpus(each), rounds.cpus(base))}
+        | {"timings": each}
+        for name, each in taken.items()
+    ]
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2])
+        return
+    arguments = parser(__doc__)
+    arguments.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure"
+    )
+    options = arguments.parse_args()
+    report = Report("iteration", options)
+    torch.set_num_threads(1)
+    memory = ("peak MiB", "before MiB")
+    tables: dict[str, Any] = {
+        "split": (
+            "Seconds by stage",
+            split,
+            ("preset", "threads", "seconds", "cpu", *stages.STAGES, *memory),
+        ),
+        "growth": (
+            "Growth",
+            growth,
+            ("preset", "setting", "value", "seconds", "sampling", "update", *memory),
+        ),
+        "published": (
+            "Against the published way",
+            against_published,
+            ("preset", "threads", "what", "wall [s]", "cpu [s]", "wall / ours", "cpu / ours"),
+        ),
+    }
+    for part in options.parts:
+        title, work, columns = tables[part]
+        for preset in options.presets:
+            began = time.perf_counter()
+            report.table(title, work(preset, options), columns)
+            print(f"({part} of {preset} took {time.perf_counter() - began:.0f} s)\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Options, tables and JSON that all benchmarks share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metarl import system
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of every benchmark."""
+    result = argparse.ArgumentParser(
+        description=(description or "").partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = result.add_argument
+    add("--quick", action="store_true", help="tiny sizes and one round: does it run at all?")
+    add("--rounds", type=int, help="rounds of each measurement (default: 7; 1 if quick)")
+    add("--seed", type=int, default=1, help="of tasks, policies and episodes")
+    add("--threads", type=int, nargs="+", default=[1, 2], help="thread counts to measure")
+    add("--presets", nargs="+", choices=("paper", "gym"), default=["paper", "gym"], help="sizes")
+    add("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
+    return result
+
+
+class Report:
+    """What one benchmark found: printed at once, and written as JSON.
+
+    Args:
+        name: of the file in the results folder.
+        options: of the command line.
+    """
+
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        if options.rounds is None:
+            options.rounds = 1 if options.quick else 7
+        self.path = options.results / f"{name}{'-quick' if options.quick else ''}.json"
+        # Program and options, without the folder that they happen to be in.
+        self.record: dict[str, Any] = {
+            "name": name,
+            "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
+            "seed": options.seed,
+            "quick": options.quick,
+            "rounds": options.rounds,
+            "system": system.describe(),
+            "load": {"start": load(), "end": None},
+            "results": {},
+        }
+        described = self.record["system"]
+        print(
+            f"{name}: {described['cpu']}, {described['cores']} cores, load {load()}\n", flush=True
+        )
+
+    def table(self, title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+        """Print ``columns`` of ``rows`` as Markdown; keep whole rows, raw timings included."""
+        self.record["results"].setdefault(title, []).extend(rows)
+        cells = [list(columns), *([shown(row.get(name)) for name in columns] for row in rows)]
+        widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+        print(f"{title}\n")
+        for index, line in enumerate(cells):
+            padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            print("| " + " | ".join(padded) + " |")
+            if index == 0:
+                print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+        print(flush=True)
+        self.write()
+
+    def write(self) -> None:
+        """Write what there is so far, so that an interrupted benchmark leaves its finished tables."""
+        self.record["load"]["end"] = load()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.record, indent=1) + "\n")
+
+
+def load() -> list[float] | None:
+    """The load averages over 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
+def shown(value: Any) -> str:
+    """A cell of a table: three significant digits, or whole numbers with separators."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
