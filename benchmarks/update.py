@@ -207,13 +207,15 @@ def compare_ways(
     rows = []
     for threads in options.threads:
         walls = {way: rounds.walls(taken[f"{threads} {way}"]) for way in WAYS}
+        cpus = {way: rounds.cpus(taken[f"{threads} {way}"]) for way in WAYS}
         first = rounds.walls(taken[f"{options.threads[0]} {OURS}"])
         rows.append(
             {"preset": preset, "threads": threads, "what": what}
             | {f"{way} [ms]": 1000 * rounds.median(wall) for way, wall in walls.items()}
             | {"published / ours": rounds.ratio(walls[PUBLISHED], walls[OURS])}
+            | {"in CPU": rounds.ratio(cpus[PUBLISHED], cpus[OURS])}
             | {f"x {options.threads[0]} thread": rounds.ratio(first, walls[OURS])}
-            | {"walls": walls}
+            | {"walls": walls, "cpus": cpus}
         )
     return rows
 
@@ -251,7 +253,14 @@ def measure(preset: str, options: argparse.Namespace, report: Report) -> bool:
         rows += compare_ways(preset, what, taken, options)
         if what == PRODUCT:
             limits = compare_limits(preset, size, taken, options)
-    columns = ("preset", "threads", "what", *(f"{way} [ms]" for way in WAYS), "published / ours")
+    columns = (
+        "preset",
+        "threads",
+        "what",
+        *(f"{way} [ms]" for way in WAYS),
+        "published / ours",
+        "in CPU",
+    )
     report.table("Parts of an outer step", rows, (*columns, f"x {options.threads[0]} thread"))
     columns = ("preset", "threads", "GFLOP", "sgemm [GFLOP/s]", "bound [ms]", "products alone [ms]")
     report.table(
