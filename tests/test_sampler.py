@@ -179,6 +179,23 @@ def test_a_sampler_can_be_used_again(policy):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_policy_that_is_told_its_task_sees_it_after_the_observation_at_every_step(threads):
+    policy = support.make_policy("tanh", (1 + A, 4, A))
+    family = EnvironmentFamily(
+        "support:Target-v0", {"size": A, "random_end": True}, T, observe_task=True
+    )
+    assert family.obs_size == 1 + A
+    wave, params, sampler = sample(policy, family, threads=threads, observe_task=True)
+    for m in range(M):
+        told = torch.tensor([1.0, *TASKS[m]])
+        support.close(wave.obs[m], told * wave.mask[m, ..., None], 1e-15)
+        own = {name: value[m] for name, value in params.items()}
+        mean, _ = support.as_function(policy)(own, told.double())
+        support.close(wave.mean[m], mean * wave.mask[m, ..., None], 1e-13)
+    assert slots(sampler)[0].observation_space.shape == (1,)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_native_and_single_forms_of_navigation_give_the_same_wave(dtype):
     """To the bit; in float64 to the rounding of actions, which single forms get as float32."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from metarl.data import Episodes, Meta
-from metarl.functional.params import flatten_meta, for_tasks
+from metarl.functional.params import flatten, flatten_meta, for_tasks
 from metarl.functional.tasks import take
 from metarl.problems.protocol import Variant
 from metarl.seeding import Key, Stream, generator
@@ -101,6 +101,13 @@ def test_what_is_logged_of_a_batch():
     support.close(metrics["return/post"], post, 1e-12)
     support.close(metrics["return/gain"], post - pre, 1e-12)
     assert metrics["env_steps"] == batch.support[0].mask.sum() + batch.query.mask.sum()
+    norms = []
+    for task in range(3):
+        gradient = support.plain_policy_gradient(
+            problem.policy.double(), meta.theta, take(batch.support[0], task)
+        )
+        norms.append(flatten(gradient).norm())
+    support.close(metrics["inner/grad_norm"], sum(norms) / 3, 1e-10)
     support.close(metrics["policy/std"], meta.theta["log_std"].exp().mean(), 1e-12)
     explained = []
     for wave in (batch.support[0], batch.query):
