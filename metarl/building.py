@@ -82,7 +82,8 @@ def make_outer(settings: Config) -> Outer:
                 "backtrack_ratio",
                 "max_backtracks",
             )
-            return outer.TRPO(TrustRegion(**{name: getattr(chosen, name) for name in names}))
+            region = TrustRegion(**{name: getattr(chosen, name) for name in names})
+            return outer.TRPO(region, chosen.momentum, chosen.momentum_warmup)
         case VPG() as chosen:
             return outer.VPG(chosen.lr, chosen.exploration)
         case PPO() as chosen:

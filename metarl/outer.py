@@ -34,17 +34,30 @@ class Outer(Protocol):
 
 
 class TRPO:
-    """Trust-region policy optimisation with exact Hessian-vector products through the inner update."""
+    """Trust-region policy optimisation with exact Hessian-vector products through the inner update.
 
-    def __init__(self, region: TrustRegion) -> None:
-        self.region = region
+    With a momentum β the step descends m ← β_i m + g instead of the gradient g of one meta-batch, within the same trust
+    region: consecutive gradients agree in little but the signal, so that their average has less noise. At the i-th
+    step, from 0, β_i = β i / (i + w): the signal changes fast in the beginning, and needs long averages later.
+
+    Args:
+        region: settings of the step.
+        momentum: β.
+        warmup: w, steps after which half of β is reached; 0 begins with all of it.
+    """
+
+    def __init__(self, region: TrustRegion, momentum: float = 0.0, warmup: int = 0) -> None:
+        self.region, self.momentum, self.warmup = region, momentum, warmup
+        self.average: Tensor | None = None
+        self.steps = 0
 
     def step(self, meta: Meta, objective: MakeObjective) -> tuple[Meta, dict[str, float]]:
         """One step within the trust region; a rejected one returns the very ``meta`` given."""
         chosen = objective(Variant())
         vector = flatten_meta(meta)
         start = chosen.linearise(vector)
-        found, info = trust_region_step(vector, start, chosen.evaluate, self.region)
+        gradient = self._averaged(start.gradient)
+        found, info = trust_region_step(vector, start, chosen.evaluate, self.region, gradient)
         metrics = {
             "outer/loss": float(info.outcome.loss),
             "outer/improvement": float(start.outcome.loss - info.outcome.loss),
@@ -59,11 +72,22 @@ class TRPO:
         return (unflatten_meta(found, meta) if info.accepted else meta), metrics
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """None: TRPO remembers nothing."""
-        return {}, {}
+        """The gradients' running sum, with a momentum, and the steps taken."""
+        tensors = {} if self.average is None else {"average": self.average}
+        return tensors, {"steps": self.steps}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """The gradients' running sum, if training had a momentum, and the steps taken."""
+        self.average = tensors.get("average")
+        self.steps = int(values.get("steps", 0))
+
+    def _averaged(self, gradient: Tensor) -> Tensor:
+        if self.momentum and self.average is not None:
+            share = self.momentum * self.steps / (self.steps + self.warmup)
+            gradient = share * self.average + gradient
+        self.average = gradient if self.momentum else None
+        self.steps += 1
+        return gradient
 
 
 class _Adam:

@@ -128,6 +128,10 @@ class TRPO(Section):
     """Factor between the trial steps of the line search."""
     max_backtracks: Count = 15
     """Most trial steps of the line search; when none is accepted nothing changes."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share β of the earlier gradients in the one that the step descends, m ← β m + g; 0: none."""
+    momentum_warmup: CountOrZero = 0
+    """Iterations w after which half of the momentum is reached, β i / (i + w); 0: all at once."""
     curvature: Literal["auto", "closed_form", "autograd"] = "auto"
     """Hessian-vector products of the KL: JᵀFJ, double backward, or the first where it applies."""
 

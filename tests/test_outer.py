@@ -110,7 +110,13 @@ def test_which_objective_each_method_asks_for():
 
 @pytest.mark.parametrize("done", [0, 1, 3])
 @pytest.mark.parametrize(
-    "make", [lambda: VPG(0.05), lambda: PPO(0.05, 0.2, 2, 0.01, 0.5), lambda: TRPO(TrustRegion())]
+    "make",
+    [
+        lambda: VPG(0.05),
+        lambda: PPO(0.05, 0.2, 2, 0.01, 0.5),
+        lambda: TRPO(TrustRegion()),
+        lambda: TRPO(TrustRegion(), momentum=0.8, warmup=2),
+    ],
 )
 def test_what_was_saved_goes_on_identically(make, done):
     whole = make()
@@ -150,6 +156,26 @@ def test_a_rejected_trpo_step_returns_the_very_meta_given():
     assert metrics["outer/accepted"] == 0.0
     assert metrics["outer/line_search_trials"] == 6.0
     assert metrics["outer/improvement"] == 0.0
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_trpos_momentum_descends_the_weighted_sum_of_all_gradients(momentum, warmup):
+    """With the identity for curvature a step of length sqrt(2 max_kl) goes along the sum, written out."""
+    outer, recorder, meta = TRPO(TrustRegion(1e-4), momentum, warmup), Recorder(), start()
+    for done in range(6):
+        meta, metrics = outer.step(meta, recorder)
+        gradients = [4 * (point - GOAL) ** 3 for point in recorder.points]
+        weights = [
+            np.prod([momentum * i / (i + warmup) for i in range(j + 1, done + 1)])
+            for j in range(done + 1)
+        ]
+        total = sum(w * g for w, g in zip(weights, gradients, strict=True))
+        moved = flatten_meta(meta) - recorder.points[-1]
+        support.close(moved, -(2e-4**0.5) * total / total.norm(), 1e-6)
+        assert metrics["outer/accepted"] == 1.0
+        # What the linear model promises is of this iteration's gradient, whatever was descended.
+        support.close(metrics["outer/predicted_improvement"], -(gradients[-1] @ moved), 1e-6)
 
 
 TASKS = np.array([[0.5, -0.2], [-0.7, 0.1], [0.0, 0.9]])

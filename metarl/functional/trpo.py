@@ -131,6 +131,7 @@ def trust_region_step(
     start: Linearisation,
     evaluate: Callable[[Tensor], Outcome],
     region: TrustRegion,
+    gradient: Tensor | None = None,
 ) -> tuple[Tensor, StepInfo]:
     """Minimise the surrogate within KL ≤ δ: s = −√(2δ / xᵀHx) x with H x = g, then backtrack.
 
@@ -143,6 +144,8 @@ def trust_region_step(
         start: surrogate, its gradient and the KL's curvature at ``theta``.
         evaluate: surrogate and KL at other parameters.
         region: settings.
+        gradient: g, where it is not the one at ``start``, such as an average over iterations ``[P]``; its length
+            does not matter.
 
     Returns:
         The new parameters, or the very tensor ``theta`` when no candidate was accepted, and how it went.
@@ -151,8 +154,9 @@ def trust_region_step(
     def damped(vector: Tensor) -> Tensor:
         return start.curvature(vector.to(theta.dtype)).double() + region.cg_damping * vector
 
+    sought = start.gradient if gradient is None else gradient
     solved = conjugate_gradient(
-        damped, start.gradient, region.cg_iterations, precondition=_preconditioner(start, region)
+        damped, sought, region.cg_iterations, precondition=_preconditioner(start, region)
     )
     rejected = StepInfo(False, 0, start.outcome, solved.residual_norm, solved.iterations, 0.0)
     if not (solved.curvature > 0.0 and math.isfinite(solved.curvature)):
