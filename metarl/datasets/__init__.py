@@ -3,10 +3,11 @@
     from metarl import datasets
     characters = datasets.load("omniglot", "train")
 
-``omniglot`` is 28x28 grey with ink 255 (resized by area average, Pillow's ``BOX``), ``mini-imagenet``
-84x84 RGB (by ``LANCZOS`` where the files have another size). `metarl.datasets.sets` says which
-layouts are recognised and how classes are split, ``python -m metarl.datasets`` what is found here.
-Nothing is downloaded. The first `load` builds a cache (`metarl.datasets.cache`).
+``omniglot`` is 28x28 grey with ink 255, each pixel the mean of the 9 to 16 it covers (Pillow's ``BOX``);
+``mini-imagenet`` is 84x84 RGB, resized by ``LANCZOS`` where its files have another size.
+`metarl.datasets.sets` says which layouts are recognised and how classes are split,
+``python -m metarl.datasets`` what is found here. Nothing is downloaded. The first `load` builds a
+cache (`metarl.datasets.cache`), later ones map it into memory.
 """
 
 from __future__ import annotations

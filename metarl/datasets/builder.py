@@ -47,6 +47,7 @@ def build(path: Path, located: Located, size: int) -> None:
             digest.update(block)
             yield block
 
+    _remove_leftovers(path)
     try:
         with disk.replace_folder(path) as folder:
             disk.write_blocks(folder / IMAGES, summed())
@@ -59,9 +60,13 @@ def build(path: Path, located: Located, size: int) -> None:
             }
             disk.write(folder / MANIFEST, seal(manifest))
     finally:
-        # What an interrupted process left, this one or an earlier: no other one holds the lock.
-        for leftover in path.parent.glob(f".{path.name}.[0-9]*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_leftovers(path)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what an interrupted process left, this one or an earlier: no other has the lock."""
+    for leftover in path.parent.glob(f".{path.name}.[0-9]*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _describe(located: Located, source_stamp: str, size: int) -> dict[str, Any]:

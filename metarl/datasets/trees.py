@@ -144,7 +144,8 @@ def read_rows(tree: Tree, name: str) -> list[Row]:
 
 def is_data(name: str) -> bool:
     """Whether a file is a picture or a CSV file, not hidden and not outside (``..``)."""
-    hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+    parts = name.removeprefix("./").split("/")
+    hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
     return not hidden and name.lower().endswith((*PICTURES, ".csv"))
 
 
