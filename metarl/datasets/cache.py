@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from metarl import disk
 from metarl.datasets.builder import FORMAT, IMAGES, MANIFEST, build
-from metarl.datasets.locating import Located, stamp
+from metarl.datasets.locating import Located, expanded, stamp
 from metarl.datasets.progress import say
 from metarl.datasets.trees import DatasetError
 from metarl.sealed import unseal
@@ -52,7 +52,7 @@ def directory() -> Path:
         DatasetError: there is no home.
     """
     if chosen := os.getenv("METARL_CACHE"):
-        return Path(chosen).expanduser() / "datasets"
+        return expanded(chosen) / "datasets"
     try:
         return Path.home() / ".cache" / "metarl" / "datasets"
     except RuntimeError:

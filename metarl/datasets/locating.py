@@ -39,13 +39,25 @@ class Located(NamedTuple):
 def places(root: str | Path | None = None) -> list[tuple[str, Path]]:
     """Where sets are looked for, each with what names it: the root alone, or the usual places."""
     if root is not None:
-        return [("the folder asked for", Path(root).expanduser())]
-    found = (
-        [("$METARL_DATA", Path(data).expanduser())] if (data := os.getenv("METARL_DATA")) else []
-    )
+        return [("the folder asked for", expanded(root))]
+    found = [("$METARL_DATA", expanded(data))] if (data := os.getenv("METARL_DATA")) else []
     with contextlib.suppress(RuntimeError):
         found.append(("the usual place", Path.home() / ".cache" / "metarl"))
     return found
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the home folder for ``~``.
+
+    Raises:
+        DatasetError: there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise DatasetError(
+            f"{path}: begins with a home folder that is not known; write the path in full."
+        ) from None
 
 
 def locate(image_set: ImageSet, root: str | Path | None = None) -> Located:
@@ -99,11 +111,12 @@ def _find_parts(image_set: ImageSet, root: Path) -> tuple[Located | None, str]:
                 found.setdefault(part, folder / part)
             elif f"{part}.zip" in files:
                 found.setdefault(part, folder / f"{part}.zip")
-    missing = [part for part, _ in image_set.parts if part not in found]
-    if missing:
-        return None, f", which has {', '.join(found)} but no {missing[0]}" if found else _absence(
-            root
-        )
+        if len(found) == len(image_set.parts):
+            break
+    else:
+        missing = next(part for part, _ in image_set.parts if part not in found)
+        has = f", which has {', '.join(found)} but no {missing}"
+        return None, has if found else _absence(root)
     paths = tuple(found[part] for part, _ in image_set.parts)
     zipped = {path.suffix == ".zip" for path in paths}
     layout = "folder and zip" if len(zipped) > 1 else "zips" if zipped == {True} else "folders"
@@ -115,7 +128,7 @@ def _find_splits(image_set: ImageSet, root: Path) -> tuple[Located | None, str]:
     if _is(Path.is_file, root):
         return Located(image_set, "zip", (root,), depth=0), ""
     named = re.compile(image_set.name.replace("-", "[-_ ]?"), re.IGNORECASE)
-    candidates: list[tuple[bool, Located]] = []
+    first: Located | None = None
     for folder, folders, files in _search(root):
         if folders.issuperset(SPLITS):
             paths = tuple(folder / split for split in SPLITS)
@@ -126,10 +139,11 @@ def _find_splits(image_set: ImageSet, root: Path) -> tuple[Located | None, str]:
         else:
             zips = sorted(each for each in files if each.endswith(".zip") and named.match(each))
             found = [Located(image_set, "zip", (folder / each,), depth=0) for each in zips]
-        bears_name = any(named.search(part) for part in folder.parts)
-        candidates += [(bears_name or each.layout == "zip", each) for each in found]
-    best = next((each for is_named, each in candidates if is_named), None)
-    return best or (candidates[0][1] if candidates else None), _absence(root)
+        for each in found:
+            if each.layout == "zip" or any(named.search(part) for part in folder.parts):
+                return each, ""
+            first = first or each
+    return first, _absence(root)
 
 
 def _search(root: Path) -> Iterator[tuple[Path, set[str], set[str]]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metarl import datasets
 from metarl.datasets.sets import MINI_IMAGENET, OMNIGLOT, SETS
 
 CHARACTERS = {
@@ -111,6 +112,18 @@ class Samples:
 @pytest.fixture
 def samples() -> type[Samples]:
     return Samples
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """The folder of a tiny miniImageNet."""
+    return write_folder(tmp_path / "mini-imagenet", class_folders())
+
+
+@pytest.fixture
+def load(root):
+    """Reads its training classes."""
+    return lambda: datasets.load("mini-imagenet", "train", root)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from metarl import datasets
+from metarl.datasets import locating
 from metarl.datasets.sets import OMNIGLOT, SPLITS, split_classes
 from metarl.datasets.trees import MAX_BYTES, DatasetError
 
@@ -163,6 +164,26 @@ def test_the_root_comes_before_the_variable_and_that_before_home(tmp_path, monke
     monkeypatch.setenv("METARL_DATA", str(places[1]))
     assert datasets.load("mini-imagenet", "val").images[0, 0, 0, 0] == 20
     assert datasets.load("mini-imagenet", "val", places[0]).images[0, 0, 0, 0] == 10
+
+
+@pytest.mark.parametrize("variable", ["METARL_DATA", "METARL_CACHE"])
+def test_an_unknown_home_is_one_sentence(variable, root, monkeypatch):
+    monkeypatch.setenv(variable, "~nobody-of-this-name/data")
+    place = None if variable == "METARL_DATA" else root
+    with pytest.raises(DatasetError, match=r"~nobody-of-this-name/data: begins with a home folder"):
+        datasets.load("mini-imagenet", "train", place)
+
+
+def test_a_root_of_too_many_folders_is_refused_unless_the_set_is_near(
+    tmp_path, samples, monkeypatch
+):
+    monkeypatch.setattr(locating, "MAX_FOLDERS", 3)
+    for number in range(4):
+        (tmp_path / f"d/z{number}").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=r"d: holds too many folders to search; name the one"):
+        datasets.load("omniglot", "train", tmp_path / "d")
+    omniglot_as("folders", tmp_path / "d", samples)
+    assert len(datasets.load("omniglot", "train", tmp_path / "d").names) == 2
 
 
 def test_a_set_that_is_nowhere_names_every_place_and_what_to_do(tmp_path, monkeypatch, samples):
