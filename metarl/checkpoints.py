@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from metarl import disk
+from metarl.sealed import seal, to_json, unseal
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
@@ -72,7 +72,7 @@ def save(
 
     # Clones, because safetensors refuses tensors that share memory.
     cloned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    files = {TENSORS: to_bytes(cloned), STATE: _to_json(dict(state))}
+    files = {TENSORS: to_bytes(cloned), STATE: to_json(dict(state))}
     manifest = {
         "format": FORMAT,
         "iteration": iteration,
@@ -80,27 +80,14 @@ def save(
         "tensors": list(tensors),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
-    files[MANIFEST] = _to_json(
-        manifest | {"sha256": hashlib.sha256(_to_json(manifest)).hexdigest()}
-    )
+    files[MANIFEST] = seal(manifest)
     final = directory / f"{iteration:06d}"
-    temporary = directory / f".{final.name}.{os.getpid()}"
-    replaced = directory / f".{final.name}.{os.getpid()}.replaced"
     try:
-        temporary.mkdir(parents=True)
-        for name, content in files.items():
-            disk.write(temporary / name, content)
-        disk.sync_folder(temporary)
-        if final.exists():
-            final.rename(replaced)
-        temporary.rename(final)
-        disk.sync_folder(directory)
+        with disk.replace_folder(final) as folder:
+            for name, content in files.items():
+                disk.write(folder / name, content)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if replaced.exists() and not final.exists():
-            replaced.rename(final)
         raise CheckpointError(f"{final}: cannot be written ({error.strerror}).") from error
-    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 
@@ -197,22 +184,14 @@ def set_aside(directory: Path, iteration: int) -> None:
 def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(f"{path}: there is no such checkpoint folder.")
-    content = _read(path / MANIFEST)
-    try:
-        manifest = json.loads(content)
-        stated = manifest.pop("sha256")
-        # Comparing all bytes also notices changes that JSON does not, such as those of white space.
-        intact = stated == hashlib.sha256(_to_json(manifest)).hexdigest()
-        intact = intact and content == _to_json(manifest | {"sha256": stated})
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
-        intact = False
-    if not intact:
+    manifest = unseal(_read(path / MANIFEST))
+    if manifest is None:
         raise CheckpointError(f"{path / MANIFEST}: is damaged.")
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
             f"{path / MANIFEST}: is of format {manifest.get('format')}, not {FORMAT} as read here."
         )
-    return dict(manifest)
+    return manifest
 
 
 def _read(path: Path) -> bytes:
@@ -222,7 +201,3 @@ def _read(path: Path) -> bytes:
         raise CheckpointError(f"{path}: is missing.") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
-
-
-def _to_json(value: Any) -> bytes:
-    return json.dumps(value, indent=1).encode()

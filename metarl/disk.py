@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +15,13 @@ logger = logging.getLogger(__name__)
 
 def write(path: Path, content: bytes) -> None:
     """Write a file and wait until the disk has it."""
+    write_blocks(path, [content])
+
+
+def write_blocks(path: Path, blocks: Iterable[bytes]) -> None:
+    """Write a file that is too large to hold, block by block, and wait until the disk has it."""
     with path.open("wb") as file:
-        file.write(content)
+        file.writelines(blocks)
         file.flush()
         os.fsync(file.fileno())
 
@@ -38,6 +44,31 @@ def replace(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def replace_folder(final: Path) -> Iterator[Path]:
+    """Fill a folder in such a way that a failure leaves the old one, or none, and nothing else.
+
+    Yields:
+        A temporary folder beside it, which takes its place when the block ends without an error.
+    """
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    replaced = final.with_name(f"{temporary.name}.replaced")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        sync_folder(temporary)
+        if final.exists():
+            final.rename(replaced)
+        temporary.rename(final)
+        sync_folder(final.parent)
+    except Exception:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not final.exists():
+            replaced.rename(final)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def lock(path: Path) -> int:

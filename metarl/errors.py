@@ -14,6 +14,7 @@ EXPECTED = {
     "metarl.config": ("ConfigError",),
     "metarl.runs": ("RunError",),
     "metarl.checkpoints": ("CheckpointError",),
+    "metarl.datasets": ("DatasetError",),
     "metarl.sampler": ("EnvironmentFailureError",),
     "metarl.problems.environments": ("UnusableEnvironmentError",),
     "metarl.errors": ("UserError",),

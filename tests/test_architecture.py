@@ -11,7 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("metarl/**/*.py"), *ROOT.glob("envs/**/*.py")])
-ALLOWED = {"metarl.functional": ["torch", "metarl.data"], "metarl.nets": ["torch"]}
+ALLOWED = {
+    "metarl.functional": ["torch", "metarl.data"],
+    "metarl.nets": ["torch"],
+    "metarl.datasets": [
+        *("numpy", "PIL"),
+        *(f"metarl.{name}" for name in ("disk", "errors", "plaintext", "sealed")),
+    ],
+}
 LAYERS = [
     f"metarl.{name}" for name in ("data", "functional", "problems", "building", "evaluate", "train")
 ]
@@ -72,6 +79,7 @@ def test_imports_follow_the_design(path):
         ("metarl/functional/x.py", "from metarl import sampler"),
         ("metarl/functional/x.py", "def f():\n    from metarl.problems import rl"),
         ("metarl/nets/x.py", "from metarl.data import Params"),
+        ("metarl/datasets/x.py", "import torch"),
         ("metarl/runs.py", "import gymnasium as gym"),
         ("metarl/problems/rl.py", "import envs"),
         ("metarl/problems/rl.py", "import metarl.train"),
