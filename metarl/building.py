@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fnmatch
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from metarl.errors import UserError
 from metarl.resources import resolve_device, resolve_threads
-from metarl.schema import PPO, TRPO, VPG, Config
+from metarl.schema import PPO, TRPO, VPG, Adam, Config, Inner, RLConfig, SupervisedConfig
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
+    from metarl.functional.adapt import InnerUpdate
     from metarl.nets.gaussian_mlp import GaussianMLP
     from metarl.outer import Outer
     from metarl.problems.protocol import Problem
@@ -25,8 +29,14 @@ def make_problem(settings: Config, device: str, threads: int) -> Problem:
         device: ``cpu`` or ``cuda``.
         threads: Python threads that share the tasks.
     """
+    if isinstance(settings, RLConfig):
+        return _make_rl(settings, device, threads)
+    assert isinstance(settings, SupervisedConfig)
+    return _make_supervised(settings, device, threads)
+
+
+def _make_rl(settings: RLConfig, device: str, threads: int) -> Problem:
     # Imported here, as torch is elsewhere: the command line answers before it is loaded.
-    from metarl.functional.objectives import InnerUpdate
     from metarl.nets.gaussian_mlp import GaussianMLP
     from metarl.problems.environments import EnvironmentFamily
     from metarl.problems.rl import Adaptation, RLProblem, Sampling
@@ -44,16 +54,78 @@ def make_problem(settings: Config, device: str, threads: int) -> Problem:
             generator,
         )
 
-    update = InnerUpdate(inner.lr, inner.first_order)
+    family = EnvironmentFamily(
+        problem.env, problem.env_kwargs, problem.horizon, problem.observe_task
+    )
+    names = _names(make_policy(family.obs_size, family.action_size, _any_generator()))
     return RLProblem(
-        EnvironmentFamily(problem.env, problem.env_kwargs, problem.horizon, problem.observe_task),
+        family,
         make_policy,
         Sampling(problem.episodes, problem.discount, problem.gae_lambda),
-        Adaptation(inner.steps, update, inner.estimator, inner.learn_rates),
+        Adaptation(inner.steps, _update(inner, names), inner.estimator, inner.learn_rates),
         autograd=isinstance(settings.outer, TRPO) and settings.outer.curvature == "autograd",
         device=device,
         threads=threads,
     )
+
+
+def _make_supervised(settings: SupervisedConfig, device: str, threads: int) -> Problem:
+    from metarl.nets.mlp import MLP
+    from metarl.problems.sinusoid import Sinusoid
+    from metarl.problems.supervised import Adaptation, SupervisedProblem
+
+    problem, network, inner = settings.problem, settings.network, settings.inner
+    source = Sinusoid(problem.shots, problem.amount)
+
+    def make_network(generator: torch.Generator) -> nn.Module:
+        return MLP(
+            *(source.input_shape, source.outputs, network.hidden_sizes),
+            *(network.normalisation == "batch", network.initialisation, generator),
+        )
+
+    names = _names(make_network(_any_generator()))
+    adaptation = Adaptation(
+        *(inner.steps, _update(inner, names), inner.learn_rates, inner.fresh_support),
+        *(inner.multi_step_until, _matching(["norms.*"] * inner.per_step_normalisation, names)),
+    )
+    return SupervisedProblem(
+        *(source, make_network, source.loss, adaptation), device=device, threads=threads
+    )
+
+
+def _update(inner: Inner, names: list[str]) -> InnerUpdate:
+    """The inner update rule, for a network whose parameters have these names."""
+    from metarl.functional.adapt import InnerUpdate
+
+    adapted = None
+    if inner.adapt != "all":
+        head = [names[-1].rpartition(".")[0] + ".*"]
+        adapted = _matching(head if inner.adapt == "head" else inner.adapt, names)
+    return InnerUpdate(inner.lr, inner.first_order, adapted, inner.second_order_from)
+
+
+def _matching(patterns: Sequence[str], names: list[str]) -> frozenset[str]:
+    """The names that match a pattern; a pattern without one is a mistake."""
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            raise UserError(
+                f"inner.adapt: no parameter of this network matches {pattern!r}; there are "
+                f"{', '.join(names)}."
+            )
+        found.update(matched)
+    return frozenset(found)
+
+
+def _names(network: nn.Module) -> list[str]:
+    return [name for name, _ in network.named_parameters()]
+
+
+def _any_generator() -> torch.Generator:
+    import torch
+
+    return torch.Generator()
 
 
 @contextmanager
@@ -71,6 +143,7 @@ def make_outer(settings: Config) -> Outer:
     """The outer step that the settings name."""
     from metarl import outer
     from metarl.functional.trpo import TrustRegion
+    from metarl.problems.protocol import Variant
 
     match settings.outer:
         case TRPO() as chosen:
@@ -84,8 +157,16 @@ def make_outer(settings: Config) -> Outer:
             )
             return outer.TRPO(TrustRegion(**{name: getattr(chosen, name) for name in names}))
         case VPG() as chosen:
-            return outer.VPG(chosen.lr, chosen.exploration)
+            adam = outer.Adam(outer.Schedule(chosen.lr))
+            return outer.Descent(adam, Variant(exploration=chosen.exploration))
         case PPO() as chosen:
             return outer.PPO(
                 chosen.lr, chosen.clip, chosen.epochs, chosen.kl_target, chosen.kl_coefficient
             )
+        case chosen:
+            schedule = outer.Schedule(
+                chosen.lr, chosen.schedule, chosen.final_lr, settings.iterations
+            )
+            kind = outer.Adam if isinstance(chosen, Adam) else outer.SGD
+            variant = Variant(reptile=chosen.objective == "reptile")
+            return outer.Descent(kind(schedule), variant, chosen.clip)

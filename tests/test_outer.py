@@ -11,7 +11,7 @@ from metarl.data import Meta, Outcome
 from metarl.functional.objectives import Linearisation, Objective
 from metarl.functional.params import flatten_meta
 from metarl.functional.trpo import TrustRegion
-from metarl.outer import PPO, TRPO, VPG
+from metarl.outer import PPO, TRPO, Adam, Descent, Schedule
 from metarl.problems.protocol import Variant
 
 GOAL = support.normal(1, 6)
@@ -60,7 +60,7 @@ def run(outer, meta, steps):
 
 
 def test_vpg_is_torchs_adam():
-    found = run(VPG(0.05), start(), 7)
+    found = run(Descent(Adam(Schedule(0.05))), start(), 7)
     support.close(flatten_meta(found), torchs_adam(0.05, 7), 1e-13)
 
 
@@ -100,8 +100,8 @@ def test_ppos_penalty_follows_the_inner_kl(kl, factor):
 def test_which_objective_each_method_asks_for():
     for outer, variant in (
         (TRPO(TrustRegion()), Variant()),
-        (VPG(0.1), Variant()),
-        (VPG(0.1, exploration=0.3), Variant(exploration=0.3)),
+        (Descent(Adam(Schedule(0.1))), Variant()),
+        (Descent(Adam(Schedule(0.1)), Variant(exploration=0.3)), Variant(exploration=0.3)),
     ):
         recorder = Recorder()
         outer.step(start(), recorder)
@@ -110,7 +110,12 @@ def test_which_objective_each_method_asks_for():
 
 @pytest.mark.parametrize("done", [0, 1, 3])
 @pytest.mark.parametrize(
-    "make", [lambda: VPG(0.05), lambda: PPO(0.05, 0.2, 2, 0.01, 0.5), lambda: TRPO(TrustRegion())]
+    "make",
+    [
+        lambda: Descent(Adam(Schedule(0.05))),
+        lambda: PPO(0.05, 0.2, 2, 0.01, 0.5),
+        lambda: TRPO(TrustRegion()),
+    ],
 )
 def test_what_was_saved_goes_on_identically(make, done):
     whole = make()
@@ -129,7 +134,7 @@ def test_what_was_saved_goes_on_identically(make, done):
 
 @pytest.mark.parametrize(
     "outer",
-    [VPG(0.05), PPO(0.05, 0.2, 2, 0.01, 0.5), TRPO(TrustRegion())],
+    [Descent(Adam(Schedule(0.05))), PPO(0.05, 0.2, 2, 0.01, 0.5), TRPO(TrustRegion())],
     ids=["vpg", "ppo", "trpo"],
 )
 def test_the_meta_that_was_given_is_not_written_into(outer):

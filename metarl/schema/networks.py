@@ -1,0 +1,49 @@
+"""What is adapted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from metarl.schema.base import Counts, Positive, Section, impossible
+
+
+class GaussianMLP(Section):
+    """The policy: a multilayer perceptron and a Gaussian of state-independent deviation."""
+
+    hidden_sizes: Counts = (100, 100)
+    """Units of each hidden layer; an empty list is a linear policy."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Non-linearity after each hidden layer."""
+    initial_std: Positive = 1.0
+    """Standard deviation of the actions before training."""
+    min_std: Positive = 1e-6
+    """Floor of that standard deviation."""
+
+    @model_validator(mode="after")
+    def _floor_below_start(self) -> GaussianMLP:
+        if self.min_std > self.initial_std:
+            raise impossible("min_std", f"must be at most network.initial_std, {self.initial_std}")
+        return self
+
+
+class MLP(Section):
+    """A multilayer perceptron with ReLU."""
+
+    kind: Literal["mlp"]
+    """Which network: mlp, conv or gru."""
+    hidden_sizes: Counts = (40, 40)
+    """Units of each hidden layer; an empty list is a linear map."""
+    normalisation: Literal["none", "batch"] = "none"
+    """Of the hidden layers; batch: by the statistics of the batch at hand, query included."""
+    initialisation: Literal["xavier_uniform", "truncated_normal"] = "xavier_uniform"
+    """Of the weights; truncated_normal: of deviation 0.01, as in the original code."""
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the prediction of one example depends on the others it is asked with."""
+        return self.normalisation == "batch"
+
+
+SupervisedNetwork = MLP
