@@ -118,7 +118,7 @@ def adapted(metrics: Mapping[str, float | None]) -> list[str]:
     return [
         name
         for name in ("return", "accuracy", "loss")
-        if all(f"{name}/{when}" in metrics for when in PAIR)
+        if any(f"{name}/{when}" in metrics for when in PAIR)
     ]
 
 

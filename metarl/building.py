@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
     from metarl.functional.adapt import InnerUpdate
     from metarl.nets.gaussian_mlp import GaussianMLP
     from metarl.outer import Outer
+    from metarl.problems.images import FewShotImages
     from metarl.problems.protocol import Problem
+    from metarl.problems.sinusoid import Sinusoid
+    from metarl.schema.networks import SupervisedNetwork as NetworkSettings
+    from metarl.schema.problems import SupervisedProblem as SupervisedSettings
 
 
 def make_problem(settings: Config, device: str, threads: int) -> Problem:
@@ -70,37 +75,68 @@ def _make_rl(settings: RLConfig, device: str, threads: int) -> Problem:
 
 
 def _make_supervised(settings: SupervisedConfig, device: str, threads: int) -> Problem:
-    from metarl.nets.mlp import MLP
-    from metarl.problems.sinusoid import Sinusoid
     from metarl.problems.supervised import Adaptation, SupervisedProblem
 
-    problem, network, inner = settings.problem, settings.network, settings.inner
-    source = Sinusoid(problem.shots, problem.amount)
-
-    def make_network(generator: torch.Generator) -> nn.Module:
-        return MLP(
-            *(source.input_shape, source.outputs, network.hidden_sizes),
-            *(network.normalisation == "batch", network.initialisation, generator),
-        )
-
+    inner = settings.inner
+    source = _source(settings.problem)
+    make_network = _network(settings.network, source.input_shape, source.outputs)
     names = _names(make_network(_any_generator()))
+    per_step = _matching(["norms.*"] * inner.per_step_normalisation, names)
     adaptation = Adaptation(
-        *(inner.steps, _update(inner, names), inner.learn_rates, inner.fresh_support),
-        *(inner.multi_step_until, _matching(["norms.*"] * inner.per_step_normalisation, names)),
+        *(inner.steps, _update(inner, names, per_step), inner.learn_rates, inner.fresh_support),
+        *(inner.multi_step_until, per_step),
     )
+    # One task's convolutions fill the cache of a core; small matrices are worth stacking.
+    alone = settings.network.kind == "conv" and device == "cpu"
+    tasks_at_once = 1 if alone else None
     return SupervisedProblem(
-        *(source, make_network, source.loss, adaptation), device=device, threads=threads
+        source, make_network, source.loss, adaptation, tasks_at_once, device, threads
     )
 
 
-def _update(inner: Inner, names: list[str]) -> InnerUpdate:
-    """The inner update rule, for a network whose parameters have these names."""
+def _source(problem: SupervisedSettings) -> Sinusoid | FewShotImages:
+    from metarl.problems.images import Episodes, FewShotImages
+    from metarl.problems.sinusoid import Sinusoid
+
+    if problem.kind == "sinusoid":
+        return Sinusoid(problem.shots, problem.amount)
+    datasets = importlib.import_module("metarl.datasets")
+    train, held_out = (
+        datasets.load(problem.data_set, split, problem.data, problem.side)
+        for split in ("train", problem.held_out)
+    )
+    episodes = Episodes(problem.ways, problem.shots, problem.queries)
+    return FewShotImages(train, held_out, episodes, rotated=problem.data_set == "omniglot")
+
+
+def _network(
+    network: NetworkSettings, input_shape: tuple[int, ...], outputs: int
+) -> Callable[[torch.Generator], nn.Module]:
+    from metarl.nets.conv import Conv
+    from metarl.nets.mlp import MLP
+    from metarl.nets.recurrent import GRU
+
+    def make(generator: torch.Generator) -> nn.Module:
+        if network.kind == "mlp":
+            normalised, how = network.normalisation == "batch", network.initialisation
+            return MLP(input_shape, outputs, network.hidden_sizes, normalised, how, generator)
+        if network.kind == "gru":
+            return GRU(input_shape, outputs, network.hidden_size, generator)
+        sizes = network.filters, network.blocks, network.downsampling
+        return Conv(input_shape, outputs, *sizes, generator)
+
+    return make
+
+
+def _update(inner: Inner, names: list[str], fixed: frozenset[str] = frozenset()) -> InnerUpdate:
+    """The inner update rule, for a network whose parameters have these names; some are never adapted."""
     from metarl.functional.adapt import InnerUpdate
 
     adapted = None
-    if inner.adapt != "all":
-        head = [names[-1].rpartition(".")[0] + ".*"]
-        adapted = _matching(head if inner.adapt == "head" else inner.adapt, names)
+    if inner.adapt != "all" or fixed:
+        known = {"all": ["*"], "head": [names[-1].rpartition(".")[0] + ".*"]}
+        patterns = known[inner.adapt] if isinstance(inner.adapt, str) else inner.adapt
+        adapted = _matching(patterns, names) - fixed
     return InnerUpdate(inner.lr, inner.first_order, adapted, inner.second_order_from)
 
 

@@ -265,7 +265,7 @@ def describe(training: Training, run: Any) -> str:
     """The first line a user sees."""
     settings = training.settings
     return (
-        f"{settings.problem.title}, {settings.outer.tasks} tasks x {settings.problem.data}, "
+        f"{settings.problem.title}, {settings.outer.tasks} tasks x {settings.problem.data_text}, "
         f"on {training.device} with {training.threads} threads, in {run.path}"
     )
 

@@ -26,7 +26,7 @@ from metarl.schema.learning import (
     SupervisedInner,
     SupervisedOuter,
 )
-from metarl.schema.networks import GaussianMLP, SupervisedNetwork
+from metarl.schema.networks import GRU, MLP, Conv, GaussianMLP, SupervisedNetwork
 from metarl.schema.output import Evaluation, Output, RLEvaluation, SupervisedEvaluation
 from metarl.schema.problems import RLProblem, SupervisedProblem
 
@@ -143,18 +143,58 @@ class SupervisedConfig(Config):
     evaluation: SupervisedEvaluation = SupervisedEvaluation()
     """Adaptation to held-out tasks."""
 
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> SupervisedConfig:
+        if isinstance(self.network, Conv):
+            if self.problem.kind != "images":
+                raise impossible("network.kind", "it reads images: take mlp or gru for curves")
+            if self.problem.side >> self.network.blocks < 1:
+                raise impossible("network.blocks", "each halves the image, to less than one pixel")
+        if isinstance(self.network, GRU) and self.inner.per_step_normalisation:
+            raise impossible("inner.per_step_normalisation", "a gru has no normalisation")
+        if (
+            isinstance(self.network, MLP)
+            and self.inner.per_step_normalisation
+            and self.network.normalisation == "none"
+        ):
+            raise impossible(
+                "inner.per_step_normalisation",
+                "there is none: set network.normalisation to batch",
+            )
+        reptile = self.outer.objective == "reptile"
+        if reptile and (self.inner.learn_rates or self.inner.per_step_normalisation):
+            raise impossible(
+                "outer.objective",
+                "reptile learns nothing but the adapted parameters: leave inner.learn_rates and "
+                "inner.per_step_normalisation out",
+            )
+        if reptile and self.inner.steps == 0:
+            raise impossible(
+                "outer.objective", "it needs adaptation: set inner.steps to at least 1"
+            )
+        return self
+
     @property
     def protocol(self) -> str:
         """How held-out tasks are measured."""
         batch = (
-            "transductive: batch statistics are those of the query, so its size changes the result"
+            "transductive: predictions depend on the other query examples (batch statistics of the "
+            "query, or its order), so their number changes the result"
             if self.network.transductive
             else "not transductive: no prediction depends on another query example"
         )
-        return f"{HELD_OUT}; one support and one query set of each task; {batch}; {MEAN}"
+        queries = self.evaluation.queries or self.problem.amount
+        return (
+            f"{HELD_OUT}; one support set and {queries} query examples (of each class) of each "
+            f"task; {batch}; {MEAN}"
+        )
 
 
-CONFIGS: dict[str, type[Config]] = {"rl": RLConfig, "sinusoid": SupervisedConfig}
+CONFIGS: dict[str, type[Config]] = {
+    "rl": RLConfig,
+    "sinusoid": SupervisedConfig,
+    "images": SupervisedConfig,
+}
 """The class of configuration of each ``problem.kind``."""
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from metarl.schema.base import Counts, Positive, Section, impossible
+from metarl.schema.base import Count, Counts, Positive, Section, impossible
 
 
 class GaussianMLP(Section):
@@ -46,4 +46,36 @@ class MLP(Section):
         return self.normalisation == "batch"
 
 
-SupervisedNetwork = MLP
+class Conv(Section):
+    """Convolutional blocks with batch normalisation and ReLU, and a linear layer (Conv-4)."""
+
+    kind: Literal["conv"]
+    """Which network: mlp, conv or gru."""
+    filters: Count = 64
+    """Filters of each block."""
+    blocks: Count = 4
+    """Blocks, each of which halves the image."""
+    downsampling: Literal["stride", "pool"] = "stride"
+    """How: by a stride of 2 and a mean over positions at the end, or by 2x2 max-pooling."""
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the prediction of one example depends on the others it is asked with."""
+        return True
+
+
+class GRU(Section):
+    """A gated recurrent unit that reads a task's examples as a sequence."""
+
+    kind: Literal["gru"]
+    """Which network: mlp, conv or gru."""
+    hidden_size: Count = 40
+    """Units of its state."""
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the prediction of one example depends on the others it is asked with."""
+        return True
+
+
+SupervisedNetwork = Annotated[MLP | Conv | GRU, Field(discriminator="kind")]

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from metarl import published
 from metarl.published import Row
-from metarl.schema.base import Count, Section, impossible
+from metarl.schema.base import Count, Name, Section, impossible
 
 Scalar = bool | int | float | str
 
@@ -63,7 +63,7 @@ class RLProblem(Section):
         return self.episodes
 
     @property
-    def data(self) -> str:
+    def data_text(self) -> str:
         """The same in words."""
         return f"{self.episodes} episodes"
 
@@ -103,7 +103,7 @@ class Sinusoid(Section):
         return self.queries or self.shots
 
     @property
-    def data(self) -> str:
+    def data_text(self) -> str:
         """The data of each task in words."""
         return f"{self.shots} support and {self.amount} query points"
 
@@ -117,4 +117,59 @@ class Sinusoid(Section):
         return published.few_shot("sinusoid", 1, self.shots)
 
 
-SupervisedProblem = Sinusoid
+class Images(Section):
+    """N-way K-shot classification of images."""
+
+    kind: Literal["images"]
+    """What is learned; rl: a policy, sinusoid: a curve, images: to tell classes apart."""
+    data_set: Literal["omniglot", "miniimagenet"]
+    """Which images."""
+    data: Name | None = None
+    """Folder that holds them; null: $METARL_DATA, else ~/.cache/metarl."""
+    image_size: Count | None = None
+    """Side in pixels; null: 28 for omniglot, 84 for miniimagenet."""
+    ways: Annotated[int, Field(ge=2)]
+    """Classes N of a task."""
+    shots: Count
+    """Support examples K of each class."""
+    queries: Count
+    """Query examples of each class while training."""
+    held_out: Literal["val", "test"] = "test"
+    """Split that evaluations are on."""
+
+    @property
+    def measure(self) -> str:
+        """What adaptation changes: return, mse or accuracy."""
+        return "accuracy"
+
+    @property
+    def title(self) -> str:
+        """What is learned, in a few words."""
+        return f"{self.data_set}, {self.ways}-way {self.shots}-shot"
+
+    @property
+    def amount(self) -> int:
+        """Query data of each class while training."""
+        return self.queries
+
+    @property
+    def data_text(self) -> str:
+        """The data of each task in words."""
+        return f"{self.ways} classes x {self.shots} support and {self.queries} query images"
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        """What decides the tasks: runs that differ in it cannot be compared."""
+        return self.model_dump(include={"data_set", "image_size", "ways", "shots", "held_out"})
+
+    @property
+    def side(self) -> int:
+        """Of an image, in pixels."""
+        return self.image_size or {"omniglot": 28, "miniimagenet": 84}[self.data_set]
+
+    def published(self) -> tuple[Row, ...]:
+        """Published results on the same tasks."""
+        return published.few_shot(self.data_set, self.ways, self.shots)
+
+
+SupervisedProblem = Annotated[Sinusoid | Images, Field(discriminator="kind")]
