@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BY_ENV_STEPS = {"return/pre": "return_by_env_steps/pre", "return/post": "return_by_env_steps/post"}
+PAIR = ("pre", "post")
 
 
 class Board:
@@ -30,7 +30,7 @@ class Board:
         self._directory = directory
         self._settings = settings
         self._writer: SummaryWriter | None = None
-        self._failed = False
+        self._failed = self._arranged = False
 
     def scalars(self, iteration: int, metrics: Mapping[str, float | None], time: float) -> None:
         """Add one record: each metric against the iteration, returns against environment steps too.
@@ -68,29 +68,31 @@ class Board:
     def _open(self) -> SummaryWriter:
         # Imported here, because it takes a second that not every command has to wait for.
         from torch.utils.tensorboard import SummaryWriter
-        from torch.utils.tensorboard.summary import hparams
 
         for stale in self._directory.glob("events.out.tfevents.*"):
             stale.unlink()
         # A TensorBoard that is open forgets the replaced files at a purge from step 0.
-        writer = SummaryWriter(str(self._directory), purge_step=0)
-        returns = [f"eval/return_step_{k}" for k in range(self._settings.evaluation.steps + 1)]
-        writer.add_custom_scalars(
-            {
-                "Return": {
-                    "before and after adaptation": ["Multiline", ["^return/pre$", "^return/post$"]],
-                    "by environment steps": [
-                        "Multiline",
-                        [f"^{t}$" for t in BY_ENV_STEPS.values()],
-                    ],
-                    "held-out tasks, by gradient steps": ["Multiline", [f"^{t}$" for t in returns]],
-                }
-            }
-        )
+        return SummaryWriter(str(self._directory), purge_step=0)
+
+    def _arrange(self, writer: SummaryWriter, metrics: Mapping[str, float | None]) -> None:
+        """Charts of what is measured before and after adaptation, and the hyper-parameters."""
+        from torch.utils.tensorboard.summary import hparams
+
+        names = adapted(metrics)
+        charts = {name.capitalize(): _charts(name, "env_steps" in metrics) for name in names}
+        steps = self._settings.evaluation.steps
+        held_out = [
+            f"^eval/{self._settings.problem.measure}_step_{step}$" for step in range(steps + 1)
+        ]
+        chart = {"held-out tasks, by gradient steps": ["Multiline", held_out]}
+        for name in names[:1]:
+            charts[name.capitalize()] |= chart
+        writer.add_custom_scalars(charts)
+        goals = [f"{name}/post" for name in names] + [held_out[-1].strip("^$")]
         settings = _flat(self._settings.model_dump(mode="json"))
-        for summary in hparams(settings, dict.fromkeys(["return/post", returns[-1]], 0.0)):
+        for summary in hparams(settings, dict.fromkeys(goals, 0.0)):
             writer._get_file_writer().add_summary(summary)
-        return writer
+        self._arranged = True
 
     def _add_scalars(
         self,
@@ -99,13 +101,37 @@ class Board:
         metrics: Mapping[str, float | None],
         time: float,
     ) -> None:
+        if not self._arranged:
+            self._arrange(writer, metrics)
         env_steps = metrics.get("env_steps")
+        by_steps = {f"{name}/{when}" for name in adapted(metrics) for when in PAIR}
         for tag, value in metrics.items():
             if value is None:
                 continue
             writer.add_scalar(tag, value, iteration, walltime=time)
-            if tag in BY_ENV_STEPS and env_steps is not None:
-                writer.add_scalar(BY_ENV_STEPS[tag], value, int(env_steps), walltime=time)
+            if tag in by_steps and env_steps is not None:
+                writer.add_scalar(_by_env_steps(tag), value, int(env_steps), walltime=time)
+
+
+def adapted(metrics: Mapping[str, float | None]) -> list[str]:
+    """What was measured before and after adaptation: ``return``, or ``accuracy`` and ``loss``."""
+    return [
+        name
+        for name in ("return", "accuracy", "loss")
+        if any(f"{name}/{when}" in metrics for when in PAIR)
+    ]
+
+
+def _by_env_steps(tag: str) -> str:
+    return tag.replace("/", "_by_env_steps/")
+
+
+def _charts(name: str, sampled: bool) -> dict[str, Any]:
+    tags = [f"{name}/{when}" for when in PAIR]
+    charts = {"before and after adaptation": ["Multiline", [f"^{tag}$" for tag in tags]]}
+    if sampled:
+        charts["by environment steps"] = ["Multiline", [f"^{_by_env_steps(tag)}$" for tag in tags]]
+    return charts
 
 
 def _add_image(writer: SummaryWriter, tag: str, png: bytes, iteration: int) -> None:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fnmatch
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from metarl.errors import UserError
 from metarl.resources import resolve_device, resolve_threads
-from metarl.schema import PPO, TRPO, VPG, Config
+from metarl.schema import PPO, TRPO, VPG, Adam, Config, Inner, RLConfig, SupervisedConfig
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
+    from metarl.functional.adapt import InnerUpdate
     from metarl.nets.gaussian_mlp import GaussianMLP
     from metarl.outer import Outer
+    from metarl.problems.images import FewShotImages
     from metarl.problems.protocol import Problem
+    from metarl.problems.sinusoid import Sinusoid
+    from metarl.schema.networks import SupervisedNetwork as NetworkSettings
+    from metarl.schema.problems import SupervisedProblem as SupervisedSettings
 
 
 def make_problem(settings: Config, device: str, threads: int) -> Problem:
@@ -25,8 +34,14 @@ def make_problem(settings: Config, device: str, threads: int) -> Problem:
         device: ``cpu`` or ``cuda``.
         threads: Python threads that share the tasks.
     """
+    if isinstance(settings, RLConfig):
+        return _make_rl(settings, device, threads)
+    assert isinstance(settings, SupervisedConfig)
+    return _make_supervised(settings, device, threads)
+
+
+def _make_rl(settings: RLConfig, device: str, threads: int) -> Problem:
     # Imported here, as torch is elsewhere: the command line answers before it is loaded.
-    from metarl.functional.objectives import InnerUpdate
     from metarl.nets.gaussian_mlp import GaussianMLP
     from metarl.problems.environments import EnvironmentFamily
     from metarl.problems.rl import Adaptation, RLProblem, Sampling
@@ -44,16 +59,109 @@ def make_problem(settings: Config, device: str, threads: int) -> Problem:
             generator,
         )
 
-    update = InnerUpdate(inner.lr, inner.first_order)
+    family = EnvironmentFamily(
+        problem.env, problem.env_kwargs, problem.horizon, problem.observe_task
+    )
+    names = _names(make_policy(family.obs_size, family.action_size, _any_generator()))
     return RLProblem(
-        EnvironmentFamily(problem.env, problem.env_kwargs, problem.horizon, problem.observe_task),
+        family,
         make_policy,
         Sampling(problem.episodes, problem.discount, problem.gae_lambda),
-        Adaptation(inner.steps, update, inner.estimator, inner.learn_rates),
+        Adaptation(inner.steps, _update(inner, names), inner.estimator, inner.learn_rates),
         autograd=isinstance(settings.outer, TRPO) and settings.outer.curvature == "autograd",
         device=device,
         threads=threads,
     )
+
+
+def _make_supervised(settings: SupervisedConfig, device: str, threads: int) -> Problem:
+    from metarl.problems.supervised import Adaptation, SupervisedProblem
+
+    inner = settings.inner
+    source = _source(settings.problem)
+    make_network = _network(settings.network, source.input_shape, source.outputs)
+    names = _names(make_network(_any_generator()))
+    per_step = _matching(["norms.*"] * inner.per_step_normalisation, names)
+    adaptation = Adaptation(
+        *(inner.steps, _update(inner, names, per_step), inner.learn_rates, inner.fresh_support),
+        *(inner.multi_step_until, per_step),
+    )
+    # One task's convolutions fill the cache of a core; small matrices are worth stacking.
+    alone = settings.network.kind == "conv" and device == "cpu"
+    tasks_at_once = 1 if alone else None
+    return SupervisedProblem(
+        source, make_network, source.loss, adaptation, tasks_at_once, device, threads
+    )
+
+
+def _source(problem: SupervisedSettings) -> Sinusoid | FewShotImages:
+    from metarl.problems.images import Episodes, FewShotImages
+    from metarl.problems.sinusoid import Sinusoid
+
+    if problem.kind == "sinusoid":
+        return Sinusoid(problem.shots, problem.amount)
+    datasets = importlib.import_module("metarl.datasets")
+    train, held_out = (
+        datasets.load(problem.data_set, split, problem.data, problem.side)
+        for split in ("train", problem.held_out)
+    )
+    episodes = Episodes(problem.ways, problem.shots, problem.queries)
+    return FewShotImages(train, held_out, episodes, rotated=problem.data_set == "omniglot")
+
+
+def _network(
+    network: NetworkSettings, input_shape: tuple[int, ...], outputs: int
+) -> Callable[[torch.Generator], nn.Module]:
+    from metarl.nets.conv import Conv
+    from metarl.nets.mlp import MLP
+    from metarl.nets.recurrent import GRU
+
+    def make(generator: torch.Generator) -> nn.Module:
+        if network.kind == "mlp":
+            normalised, how = network.normalisation == "batch", network.initialisation
+            return MLP(input_shape, outputs, network.hidden_sizes, normalised, how, generator)
+        if network.kind == "gru":
+            return GRU(input_shape, outputs, network.hidden_size, generator)
+        sizes = network.filters, network.blocks, network.downsampling
+        return Conv(input_shape, outputs, *sizes, generator)
+
+    return make
+
+
+def _update(inner: Inner, names: list[str], fixed: frozenset[str] = frozenset()) -> InnerUpdate:
+    """The inner update rule, for a network whose parameters have these names; some are never adapted."""
+    from metarl.functional.adapt import InnerUpdate
+
+    adapted = None
+    if inner.adapt != "all" or fixed:
+        known = {"all": ["*"], "head": [names[-1].rpartition(".")[0] + ".*"]}
+        patterns = known[inner.adapt] if isinstance(inner.adapt, str) else inner.adapt
+        adapted = _matching(patterns, names) - fixed
+    return InnerUpdate(inner.lr, inner.first_order, adapted, inner.second_order_from)
+
+
+def _matching(patterns: Sequence[str], names: list[str]) -> frozenset[str]:
+    """The names that match a pattern; a pattern without one is a mistake."""
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            raise UserError(
+                f"inner.adapt: no parameter of this network matches {pattern!r}; there are "
+                f"{', '.join(names)}."
+            )
+        found.update(matched)
+    return frozenset(found)
+
+
+def _names(network: nn.Module) -> list[str]:
+    return [name for name, _ in network.named_parameters()]
+
+
+def _any_generator() -> torch.Generator:
+    import torch
+
+    return torch.Generator()
 
 
 @contextmanager
@@ -71,6 +179,7 @@ def make_outer(settings: Config) -> Outer:
     """The outer step that the settings name."""
     from metarl import outer
     from metarl.functional.trpo import TrustRegion
+    from metarl.problems.protocol import Variant
 
     match settings.outer:
         case TRPO() as chosen:
@@ -85,8 +194,16 @@ def make_outer(settings: Config) -> Outer:
             region = TrustRegion(**{name: getattr(chosen, name) for name in names})
             return outer.TRPO(region, chosen.momentum, chosen.momentum_warmup)
         case VPG() as chosen:
-            return outer.VPG(chosen.lr, chosen.exploration)
+            adam = outer.Adam(outer.Schedule(chosen.lr))
+            return outer.Descent(adam, Variant(exploration=chosen.exploration))
         case PPO() as chosen:
             return outer.PPO(
                 chosen.lr, chosen.clip, chosen.epochs, chosen.kl_target, chosen.kl_coefficient
             )
+        case chosen:
+            schedule = outer.Schedule(
+                chosen.lr, chosen.schedule, chosen.final_lr, settings.iterations
+            )
+            kind = outer.Adam if isinstance(chosen, Adam) else outer.SGD
+            variant = Variant(reptile=chosen.objective == "reptile")
+            return outer.Descent(kind(schedule), variant, chosen.clip)

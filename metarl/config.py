@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from metarl.schema import Config
+from metarl.schema import CONFIGS, Config, config_class
 from metarl.yaml12 import YAMLTextError, parse, render
 
 __all__ = ["Config", "ConfigError", "dump", "load"]
@@ -68,7 +68,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     settings = _read(Path(path))
     changed = [_apply(override, settings) for override in overrides]
     try:
-        return Config.model_validate(settings)
+        return config_class(settings).model_validate(settings)
     except ValidationError as error:
         raise ConfigError(_sentence(error, settings, str(path), changed)) from None
 
@@ -175,7 +175,8 @@ def _sentence(
     if first["type"] == "extra_forbidden":
         return f"{source}: {name} is not a setting; {_nearest(name, settings)}"
     if first["type"] in ("missing", "union_tag_not_found"):
-        return f"{source}: {name} is missing; add it: {_known(Config, settings)[name]}"
+        meaning = _known(config_class(settings), settings)[name]
+        return f"{source}: {name} is missing; add it: {meaning}"
     value = _show(_look_up(settings, path))
     must = " or ".join(dict.fromkeys(said)).replace(" or must be ", " or ")
     return f"{source}: {name} is {value}, but {must}."
@@ -214,6 +215,8 @@ def _expectation(mistake: Mapping[str, Any]) -> str:
             return str(context["message"])
         case "union_tag_invalid":
             return f"must be one of {context['expected_tags']}"
+        case "literal_error" if mistake["loc"] == ("problem", "kind"):
+            return f"must be one of {', '.join(map(repr, CONFIGS))}"
         case "literal_error":
             return f"must be {context['expected']}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" as bound:
@@ -228,12 +231,12 @@ def _expectation(mistake: Mapping[str, Any]) -> str:
 def _nearest(name: str, settings: dict[str, Any]) -> str:
     """Advice on an unknown key: the nearest name beside it, else elsewhere, else all beside it."""
     section, _, last = name.rpartition(".")
-    if name in _known(Config, None):
+    if any(name in _known(kind, None) for kind in CONFIGS.values()):
         return (
             f"it belongs to another kind of {section}; take it out, or replace the whole section, "
             f"on the command line by {section}={{...}}."
         )
-    known = {key: key.rpartition(".") for key in _known(Config, settings)}
+    known = {key: key.rpartition(".") for key in _known(config_class(settings), settings)}
     beside = [key for key, (parent, _, _) in known.items() if parent == section]
     for candidates in (beside, list(known)):
         names = {known[key][2]: key for key in reversed(candidates)}

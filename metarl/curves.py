@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +12,35 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 QUARTILE, RESAMPLES, CONFIDENCE = 0.25, 10_000, 0.95
+NORMAL_95 = 1.959964
+"""Standard errors in half a 95 % interval."""
+
+
+class Measure(NamedTuple):
+    """A kind of value that adaptation changes.
+
+    Attributes:
+        label: of an axis.
+        digits: decimals that say something.
+        higher_is_better: whether adaptation should raise it.
+        beside: what is shown beside the mean, keys of ``STATISTICS``.
+    """
+
+    label: str
+    digits: int
+    higher_is_better: bool
+    beside: tuple[str, ...]
+
+    def text(self, value: float) -> str:
+        """A value in so many decimals; nothing for NaN."""
+        return "" if np.isnan(value) else f"{value:.{self.digits}f}"
+
+
+MEASURES = {
+    "return": Measure("average return", 2, higher_is_better=True, beside=("s.e.",)),
+    "accuracy": Measure("accuracy", 4, higher_is_better=True, beside=("± 95 %",)),
+    "mse": Measure("mean squared error", 3, False, ("± 95 %", "median", "not finite")),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,14 +48,15 @@ class Curve:
     """One evaluation; S gradient steps, M tasks.
 
     Attributes:
-        env: the environment's id, or the kind of problem.
-        measure: what the values are: ``return``, ``accuracy``, ``mse``.
+        env: the environment's id, or the problem in a few words.
+        measure: what the values are, a key of ``MEASURES``.
         iteration: meta-iterations trained.
         seed: of tasks and data.
-        episodes: N, of each task at each step; None: the problem's own number of data.
+        episodes: data of each task at each step: episodes, or query examples (of each class).
         rates: of each gradient step; None: learned ones.
         tasks: the held-out tasks, ``[M, D]``.
-        per_task_return: mean over the episodes, ``[S + 1, M]``.
+        per_task_return: mean over the data, ``[S + 1, M]``.
+        protocol: how they were measured, in words.
     """
 
     env: str
@@ -37,6 +67,12 @@ class Curve:
     rates: tuple[float | None, ...]
     tasks: Array
     per_task_return: Array
+    protocol: str = ""
+
+    @property
+    def kind(self) -> Measure:
+        """What is known of the measure."""
+        return MEASURES[self.measure]
 
     @property
     def steps(self) -> list[int]:
@@ -55,6 +91,25 @@ class Curve:
         if count == 1:
             return np.full(len(self.per_task_return), np.nan)
         return self.per_task_return.std(axis=1, ddof=1) / np.sqrt(count)
+
+    @property
+    def median(self) -> Array:
+        """Median over tasks, ``[S + 1]``: a task whose adaptation explodes does not move it."""
+        return np.median(self.per_task_return, axis=1)
+
+    @property
+    def not_finite(self) -> Array:
+        """How many tasks have no finite value, ``[S + 1]``."""
+        return (~np.isfinite(self.per_task_return)).sum(axis=1).astype(np.float64)
+
+
+STATISTICS: dict[str, Callable[[Curve], Array]] = {
+    "s.e.": lambda curve: curve.standard_error,
+    "± 95 %": lambda curve: NORMAL_95 * curve.standard_error,
+    "median": lambda curve: curve.median,
+    "not finite": lambda curve: curve.not_finite,
+}
+"""By their heading: what may stand beside the mean over tasks, ``[S + 1]``."""
 
 
 class Aggregate(NamedTuple):

@@ -20,7 +20,8 @@ class Meta(NamedTuple):
 
     Attributes:
         theta: the initial parameters θ that every task adapts from.
-        rates: learned inner rates, one tensor per adapted parameter (Meta-SGD); empty when the rate is a constant.
+        rates: learned inner rates by adapted parameter: of its shape (Meta-SGD), or of ones that broadcast to it, with
+            a dimension in front where every step has its own (MAML++); empty when the rate is a constant.
     """
 
     theta: Params
@@ -76,7 +77,14 @@ class MetaBatch(NamedTuple, Generic[Data]):
 
 
 class Outcome(NamedTuple):
-    """The outer objective: the ``loss`` to minimise and the mean ``kl`` from the behaviour policies, scalars."""
+    """The outer objective, of one task or the mean of several: scalars, or ``[C]`` for a stack of tasks.
+
+    Attributes:
+        loss: to minimise.
+        kl: from the behaviour policies; 0 where there are none.
+        measures: what else to log, by tag.
+    """
 
     loss: Tensor
     kl: Tensor
+    measures: dict[str, Tensor] = {}

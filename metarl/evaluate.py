@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl import config, published
+from metarl import config
 from metarl.building import opened_problem
 from metarl.curves import Curve, aggregate
 from metarl.errors import UserError, run_command
@@ -17,8 +17,10 @@ from metarl.schema import Config
 from metarl.seeding import Key, Stream, generator
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from metarl.checkpoints import Checkpoint
-    from metarl.data import Meta
+    from metarl.data import Meta, Params
     from metarl.problems.protocol import Problem
     from metarl.report import Report
 
@@ -27,6 +29,7 @@ SETTINGS = (
     "evaluation.steps",
     "evaluation.tasks",
     "evaluation.episodes",
+    "evaluation.queries",
     "seed",
     "device",
     "threads",
@@ -46,34 +49,49 @@ def evaluate_meta(problem: Problem, meta: Meta, settings: Config, iteration: int
         iteration: meta-iterations trained; names the random numbers, too.
     """
     evaluation, seed = settings.evaluation, settings.seed
-    tasks = problem.sample_tasks(evaluation.tasks, generator(seed, Stream.EVALUATION_TASKS))
+    tasks = problem.sample_tasks(
+        evaluation.tasks, generator(seed, Stream.EVALUATION_TASKS), held_out=True
+    )
     rates = rate_schedule(settings)
-    # Learned rates are tensors, one per parameter, for every step alike.
-    schedule = tuple(meta.rates if rate is None else rate for rate in rates)
+    schedule = in_steps(meta, rates)
     values = problem.adaptation_curve(
-        meta, tasks, schedule, evaluation.episodes, Key(seed, Stream.EVALUATION_DATA, iteration)
+        meta, tasks, schedule, evaluation.amount, Key(seed, Stream.EVALUATION_DATA, iteration)
     )
     return Curve(
-        env=settings.problem.env,
+        env=settings.problem.title,
         measure=problem.measure,
         iteration=iteration,
         seed=seed,
-        episodes=evaluation.episodes or settings.problem.episodes,
+        episodes=evaluation.amount or settings.problem.amount,
         rates=rates,
         tasks=tasks,
         per_task_return=values,
+        protocol=settings.protocol,
     )
 
 
+def examples_figure(problem: Problem, meta: Meta, settings: Config, curve: Curve) -> Figure | None:
+    """The picture of a few of the held-out tasks of an evaluation, if the problem draws one."""
+    key = Key(settings.seed, Stream.EVALUATION_DATA, curve.iteration)
+    return problem.examples_figure(meta, curve.tasks, in_steps(meta, curve.rates), key)
+
+
+def in_steps(meta: Meta, rates: Sequence[float | None]) -> tuple[float | Params, ...]:
+    """The rate of each gradient step, the learned ones in the place of None."""
+    from metarl.functional.params import rates_at
+
+    return tuple(rates_at(meta, step) if rate is None else rate for step, rate in enumerate(rates))
+
+
 def rate_schedule(settings: Config) -> tuple[float | None, ...]:
-    """The rate of each gradient step: α, then α/2, or as configured; None for learned ones."""
+    """The rate of each gradient step, as configured or by the protocol; None for learned ones."""
     steps = settings.evaluation.steps
     if settings.inner.learn_rates:
         return (None,) * steps
     if settings.evaluation.lr is not None:
         return settings.evaluation.lr
-    alpha = settings.inner.lr
-    return tuple(alpha if step == 0 else alpha / 2.0 for step in range(steps))
+    alpha, later = settings.inner.lr, settings.evaluation.LATER_RATE
+    return tuple(alpha if step == 0 else alpha * later for step in range(steps))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,7 +105,12 @@ def parser() -> argparse.ArgumentParser:
     add("run", nargs="+", help="a run, one of its checkpoints, or 'latest'")
     add("--steps", metavar="S", help="gradient steps")
     add("--tasks", metavar="M", help="held-out tasks")
-    add("--episodes", metavar="N", help="episodes of each task at each step")
+    add("--episodes", metavar="N", help="episodes of each task at each step, where it has some")
+    add(
+        "--queries",
+        metavar="N",
+        help="query examples of each task (and class), where it has examples",
+    )
     add("--lr", metavar="A,B,...", help="rate of each gradient step")
     add("--seed", metavar="SEED", help="of the held-out tasks and their data")
     add("--device", help="auto, cpu or cuda")
@@ -149,9 +172,8 @@ def _evaluate_run(run: str, options: argparse.Namespace) -> Report:
     path, checkpoint, settings = _load(run, overrides(options))
     chosen, evaluation = settings.problem, settings.evaluation
     print(
-        f"{checkpoint.path}: {chosen.env}, {evaluation.tasks} held-out tasks, "
-        f"{evaluation.episodes or chosen.episodes} episodes at each of {evaluation.steps + 1} "
-        f"points, seed {settings.seed}",
+        f"{checkpoint.path}: {chosen.title}, {evaluation.tasks} {settings.protocol}, seed "
+        f"{settings.seed}",
         flush=True,
     )
     folder = path / "evaluation"
@@ -168,10 +190,12 @@ def _evaluate_run(run: str, options: argparse.Namespace) -> Report:
             else:
                 title, other = _reference(name, settings)
                 references[name if title in references else title] = other
-        rows = published.find(chosen.env, chosen.env_kwargs, chosen.horizon)
+        rows = chosen.published()
         found = report.Report(path.name, curve, settings.model_dump(mode="json"), references, rows)
         report.show(*report.table(found))
         written = report.write(found, folder)
+        if (drawn := examples_figure(problem, meta, settings, curve)) is not None:
+            written.append(report.write_examples(drawn, folder, curve.iteration))
         if options.render is not None:
             gif = _film(problem, meta, settings, curve, options.render)
             written.append(report.write_film(gif, folder, curve.iteration))
@@ -195,11 +219,10 @@ def _reference(name: str, beside: Config) -> tuple[str, Curve]:
     evaluation, problem = beside.evaluation, beside.problem
     changes = {"seed": beside.seed, "device": beside.device, "threads": beside.threads}
     changes["evaluation.tasks"] = evaluation.tasks
-    changes["evaluation.episodes"] = evaluation.episodes or problem.episodes
+    changes[f"evaluation.{evaluation.AMOUNT}"] = evaluation.amount or problem.amount
     path, checkpoint, settings = _load(name, [f"{key}={value}" for key, value in changes.items()])
-    compared = ("env", "env_kwargs", "horizon")
-    if any(getattr(settings.problem, name) != getattr(problem, name) for name in compared):
-        raise UserError(f"{path}: its environment or horizon differs, so it is no reference here.")
+    if settings.problem.tasks != problem.tasks:
+        raise UserError(f"{path}: its tasks differ, so it is no reference here.")
     with opened_problem(settings) as opened:
         untrained = opened.initial_meta(generator(settings.seed, Stream.INITIALISATION))
         meta = meta_from_tensors(checkpoint.tensors, untrained)
@@ -208,7 +231,7 @@ def _reference(name: str, beside: Config) -> tuple[str, Curve]:
 
 def _title(path: Path, settings: Config) -> str:
     """What a run is as a reference: one of the paper's, by the paper's word; else its group."""
-    if settings.problem.observe_task:
+    if getattr(settings.problem, "observe_task", False):
         return "oracle"
     return "pretrained" if settings.inner.steps == 0 else path.parent.name
 
@@ -219,7 +242,7 @@ def _film(problem: Any, meta: Meta, settings: Config, curve: Curve, index: int) 
 
     if not 0 <= index < len(curve.tasks):
         raise UserError(f"--render {index}: the held-out tasks are 0 to {len(curve.tasks) - 1}.")
-    rates = [meta.rates if rate is None else rate for rate in curve.rates]
+    rates = in_steps(meta, curve.rates)
     key = Key(settings.seed, Stream.RENDERING, 2 * index)
     return adaptation_gif(problem, meta, curve.tasks[index], rates, curve.episodes, key)
 

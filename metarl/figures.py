@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,26 @@ if TYPE_CHECKING:
 OWN = "#1f5fa8"
 PUBLISHED = {"MAML": "#c44e1f", "pretrained": "#8a6d00", "random": "#777777", "oracle": "#222222"}
 REFERENCES = ("#2e8b57", "#7b4fa3", "#a8326e", "#3a8f9e")
+STEPS, OWN_POINTS = ("#9ecae1", "#4292c6", "#08519c"), "#7b4fa3"
 OWN_LABEL, TASKS_LABEL = "this run, mean ± s.e. over tasks", "this run, single tasks"
-LABELS = {"return": "average return", "accuracy": "accuracy", "mse": "mean squared error"}
+
+
+class Panel(NamedTuple):
+    """A task of regression with one input and one output.
+
+    Attributes:
+        title: the task.
+        x: where predictions are drawn, ``[P]``.
+        truth: ``[P]``.
+        predictions: by gradient steps taken, ``[P]`` each.
+        support: x and y of the support, ``[K]`` each.
+    """
+
+    title: str
+    x: np.ndarray
+    truth: np.ndarray
+    predictions: dict[int, np.ndarray]
+    support: tuple[np.ndarray, np.ndarray]
 
 
 def adaptation_figure(
@@ -44,7 +62,7 @@ def adaptation_figure(
     for row in published:
         _draw_published(axes, row, curve.steps)
     axes.set_xlabel("gradient steps")
-    axes.set_ylabel(LABELS.get(curve.measure, curve.measure))
+    axes.set_ylabel(curve.kind.label)
     axes.set_title(f"{curve.env}, iteration {curve.iteration}", fontsize="medium")
     axes.set_xticks(curve.steps)
     axes.margins(x=0.04)
@@ -58,6 +76,31 @@ def adaptation_figure(
     figure.legend(
         handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small"
     )
+    return figure
+
+
+def regression_figure(panels: Sequence[Panel]) -> Figure:
+    """True curves and predictions before and after adaptation, one panel for each task.
+
+    Source: as figure 2 of Finn et al. 2017 (arXiv:1703.03400).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 2.8 * len(panels) / 2 + 1.0), dpi=120, layout="constrained")
+    grid = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False, sharex=True)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        axes.plot(panel.x, panel.truth, color="#222222", linewidth=1.2, label="truth")
+        for (step, values), colour in zip(panel.predictions.items(), STEPS, strict=False):
+            plural = "" if step == 1 else "s"
+            label = f"after {step} gradient step{plural}" if step else "before adaptation"
+            axes.plot(panel.x, values, color=colour, linewidth=1.4, linestyle="--", label=label)
+        axes.plot(*panel.support, "^", color=OWN_POINTS, markersize=6, label="support")
+        axes.set_title(panel.title, fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -82,6 +83,8 @@ class TRPO:
         self.steps = int(values.get("steps", 0))
 
     def _averaged(self, gradient: Tensor) -> Tensor:
+        if not gradient.isfinite().all():
+            return gradient  # the step is rejected; the average must outlive it
         if self.momentum and self.average is not None:
             share = self.momentum * self.steps / (self.steps + self.warmup)
             gradient = share * self.average + gradient
@@ -90,51 +93,115 @@ class TRPO:
         return gradient
 
 
-class _Adam:
-    """Adam on one vector, whose state can be saved.
+class Schedule(NamedTuple):
+    """How a rate changes over the iterations.
+
+    Attributes:
+        first: the rate at the start.
+        kind: ``constant``, ``linear`` or ``cosine``.
+        final: the rate after ``total`` steps, unless it is constant.
+        total: steps.
+    """
+
+    first: float
+    kind: str = "constant"
+    final: float = 0.0
+    total: int = 1
+
+    def at(self, step: int) -> float:
+        """The rate of a step, counted from 0: final + (first − final) · f(t), t = step / total.
+
+        f = 1 − t, or (1 + cos πt) / 2 (Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5, without restarts).
+        """
+        if self.kind == "constant":
+            return self.first
+        t = min(step / self.total, 1.0)
+        factor = 1.0 - t if self.kind == "linear" else (1.0 + math.cos(math.pi * t)) / 2.0
+        return self.final + (self.first - self.final) * factor
+
+
+class Optimiser(Protocol):
+    """A first-order step on one vector, whose state can be saved."""
+
+    state: dict[str, Tensor]
+
+    def step(self, vector: Tensor, gradient: Tensor) -> Tensor:
+        """The new vector."""
+        ...
+
+
+class Adam:
+    """Adam on one vector.
 
     Source: Kingma & Ba 2015 (arXiv:1412.6980), algorithm 1; torch.optim.Adam's default settings.
     """
 
-    def __init__(self, lr: float) -> None:
-        self.lr = lr
-        self.moments: dict[str, Tensor] = {}
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.state: dict[str, Tensor] = {}
 
     def step(self, vector: Tensor, gradient: Tensor) -> Tensor:
+        """One step against the gradient, both ``[P]``."""
         leaf = vector.clone().requires_grad_()
-        optimiser = torch.optim.Adam([leaf], lr=self.lr)
-        if self.moments:
-            optimiser.state[leaf] = {name: value.clone() for name, value in self.moments.items()}
+        done = int(self.state["step"]) if self.state else 0
+        optimiser = torch.optim.Adam([leaf], lr=self.schedule.at(done))
+        if self.state:
+            optimiser.state[leaf] = {name: value.clone() for name, value in self.state.items()}
         leaf.grad = gradient
         optimiser.step()
-        self.moments = dict(optimiser.state[leaf])
+        self.state = dict(optimiser.state[leaf])
         return leaf.detach()
 
 
-class VPG:
-    """Vanilla policy gradient with Adam, and E-MAML's exploration term if it has a weight."""
+class SGD:
+    """Plain gradient descent on one vector."""
 
-    def __init__(self, lr: float, exploration: float = 0.0) -> None:
-        self.adam = _Adam(lr)
-        self.variant = Variant(exploration=exploration)
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.state: dict[str, Tensor] = {}
+
+    def step(self, vector: Tensor, gradient: Tensor) -> Tensor:
+        """One step against the gradient, both ``[P]``."""
+        done = self.state.get("step", torch.zeros(()))
+        self.state = {"step": done + 1}
+        return vector - self.schedule.at(int(done)) * gradient
+
+
+class Descent:
+    """One step of an optimiser along the meta-gradient: vanilla policy gradient, MAML's Adam, Reptile.
+
+    Args:
+        optimiser: takes the step.
+        variant: which outer objective: with E-MAML's exploration term, or Reptile's.
+        clip: bound on every component of the gradient; None: none.
+    """
+
+    def __init__(
+        self, optimiser: Optimiser, variant: Variant | None = None, clip: float | None = None
+    ) -> None:
+        self.optimiser, self.variant, self.clip = optimiser, variant or Variant(), clip
 
     def step(self, meta: Meta, objective: MakeObjective) -> tuple[Meta, dict[str, float]]:
-        """One step of Adam along the meta-gradient."""
+        """One step along the meta-gradient."""
         vector = flatten_meta(meta)
         start = objective(self.variant).linearise(vector)
         metrics = {
+            **{name: float(value) for name, value in start.outcome.measures.items()},
             "outer/loss": float(start.outcome.loss),
             "outer/grad_norm": float(start.gradient.norm()),
         }
-        return unflatten_meta(self.adam.step(vector, start.gradient), meta), metrics
+        gradient = start.gradient
+        if self.clip is not None:
+            gradient = gradient.clamp(-self.clip, self.clip)
+        return unflatten_meta(self.optimiser.step(vector, gradient), meta), metrics
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Adam's moments."""
-        return dict(self.adam.moments), {}
+        """The optimiser's."""
+        return dict(self.optimiser.state), {}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Adam's moments."""
-        self.adam.moments = dict(tensors)
+        """The optimiser's."""
+        self.optimiser.state = dict(tensors)
 
 
 class PPO:
@@ -149,7 +216,7 @@ class PPO:
     def __init__(
         self, lr: float, clip: float, epochs: int, kl_target: float, kl_coefficient: float
     ) -> None:
-        self.adam = _Adam(lr)
+        self.adam = Adam(Schedule(lr))
         self.clip, self.epochs, self.kl_target = clip, epochs, kl_target
         self.kl_coefficient = kl_coefficient
 
@@ -175,9 +242,9 @@ class PPO:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Adam's moments and η."""
-        return dict(self.adam.moments), {"kl_coefficient": self.kl_coefficient}
+        return dict(self.adam.state), {"kl_coefficient": self.kl_coefficient}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Adam's moments and η."""
-        self.adam.moments = dict(tensors)
+        self.adam.state = dict(tensors)
         self.kl_coefficient = float(values["kl_coefficient"])

@@ -15,20 +15,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from metarl import disk, system
-from metarl.curves import CONFIDENCE, Aggregate, Curve
+from metarl.curves import CONFIDENCE, STATISTICS, Aggregate, Array, Curve
 from metarl.figures import adaptation_figure
 from metarl.plaintext import writable
 from metarl.published import SOURCE, Row
 from metarl.runs import RunError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
-PROTOCOL = (
-    "held-out tasks from a stream of their own, which training never draws from; fresh data at "
-    "every step; the stochastic policy's undiscounted return; mean over tasks, standard error = "
-    "sample standard deviation over tasks / sqrt(tasks)"
-)
 NAME = "adaptation"
 
 
@@ -84,6 +80,20 @@ def write_film(gif: bytes, folder: Path, iteration: int) -> Path:
     return folder / f"{NAME}.gif"
 
 
+def write_examples(figure: Figure, folder: Path, iteration: int) -> Path:
+    """Write ``examples.png``, and show it in TensorBoard.
+
+    Raises:
+        RunError: the disk does not take it.
+    """
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    with disk.failures_as(RunError, folder):
+        disk.replace(folder / "examples.png", png.getvalue())
+        _add_image(folder, f"{NAME}/examples", png.getvalue(), iteration)
+    return folder / "examples.png"
+
+
 def write_aggregate(curves: Sequence[Curve], found: Aggregate, folder: Path) -> Path:
     """Write ``aggregate.json``.
 
@@ -111,10 +121,10 @@ def to_json(report: Report) -> dict[str, Any]:
         "environment": report.curve.env,
         "iteration": report.curve.iteration,
         "seed": report.curve.seed,
-        "protocol": PROTOCOL,
+        "protocol": report.curve.protocol,
         **_curve(report.curve),
         "references": {name: _curve(curve) for name, curve in report.references.items()},
-        "published": {row.name: row._asdict() | {"source": SOURCE} for row in report.published},
+        "published": {row.name: _row(row) for row in report.published},
         "settings": report.settings,
         "versions": system.describe(),
     }
@@ -138,21 +148,21 @@ def to_csv(report: Report) -> str:
 def table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Header and rows: step, rate, mean and standard error of each policy, the published means."""
     curves = {f"mean {report.curve.measure}": report.curve, **report.references}
+    kind = report.curve.kind
     header = ["step", "rate"]
     for name in curves:
-        header += [name, "s.e."]
+        header += [name, *kind.beside]
     header += [f"{row.name}, {SOURCE}" for row in report.published]
     rows = []
     for step in report.curve.steps:
         cells = [str(step), _rate(report.curve, step)]
         for curve in curves.values():
+            shown = [curve.mean_return, *(STATISTICS[name](curve) for name in kind.beside)]
             known = step < len(curve.steps)
-            cells += (
-                [_cell(curve.mean_return[step]), _cell(curve.standard_error[step])]
-                if known
-                else ["", ""]
-            )
-        cells += [_cell(row.mean[step]) if step < len(row.mean) else "" for row in report.published]
+            cells += [kind.text(values[step]) if known else "" for values in shown]
+        cells += [
+            kind.text(row.mean[step]) if step < len(row.mean) else "" for row in report.published
+        ]
         rows.append(cells)
     return header, rows
 
@@ -162,9 +172,10 @@ def aggregate_table(curves: Sequence[Curve], found: Aggregate) -> tuple[list[str
     header = ["step", *(f"seed {curve.seed}" for curve in curves), "IQM", "95 % interval"]
     rows = []
     for step, (centre, low, high) in enumerate(zip(*found, strict=True)):
-        interval = f"{_cell(low)} to {_cell(high)}" if math.isfinite(low) else ""
-        means = [_cell(curve.mean_return[step]) for curve in curves]
-        rows.append([str(step), *means, _cell(centre), interval])
+        text = curves[0].kind.text
+        interval = f"{text(low)} to {text(high)}" if math.isfinite(low) else ""
+        means = [text(curve.mean_return[step]) for curve in curves]
+        rows.append([str(step), *means, text(centre), interval])
     return header, rows
 
 
@@ -193,13 +204,23 @@ def show(
 def _curve(curve: Curve) -> dict[str, Any]:
     return {
         "steps": curve.steps,
-        f"mean_{curve.measure}": curve.mean_return.tolist(),
-        "standard_error": [None if math.isnan(e) else e for e in curve.standard_error.tolist()],
-        f"per_task_{curve.measure}": curve.per_task_return.tolist(),
+        f"mean_{curve.measure}": _finite(curve.mean_return),
+        "standard_error": _finite(curve.standard_error),
+        **{name: _finite(STATISTICS[name](curve)) for name in curve.kind.beside if name != "s.e."},
+        f"per_task_{curve.measure}": [_finite(values) for values in curve.per_task_return],
         "tasks": curve.tasks.tolist(),
         "rates": list(curve.rates),
         "episodes": curve.episodes,
     }
+
+
+def _finite(values: Array) -> list[float | None]:
+    """As JSON, which knows neither NaN nor infinity."""
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return row._asdict() | {"mean": _finite(np.array(row.mean)), "source": SOURCE}
 
 
 def _rate(curve: Curve, step: int) -> str:
@@ -207,10 +228,6 @@ def _rate(curve: Curve, step: int) -> str:
         return ""
     rate = curve.rates[step - 1]
     return "learned" if rate is None else f"{rate:g}"
-
-
-def _cell(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
 
 
 def _write_events(report: Report, folder: Path, png: bytes) -> None:

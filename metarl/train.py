@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from metarl import config, published
+from metarl import config
 from metarl.schema import Config
 
 
@@ -49,24 +49,13 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-FAST_DEV_RUN = (
-    "iterations=1",
-    "outer.tasks=4",
-    "problem.episodes=2",
-    "evaluation.every=1",
-    "evaluation.tasks=4",
-    "evaluation.episodes=2",
-)
-
-
 def read_command_line(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options, and every override that they amount to."""
     options = parser().parse_intermixed_args(arguments)
     if options.config and "=" in options.config and not Path(options.config).exists():
         options.overrides.insert(0, options.config)
         options.config = None
-    overrides = [*(FAST_DEV_RUN if options.fast_dev_run else ()), *options.overrides]
-    overrides += [
+    overrides = options.overrides + [
         f"{key}={value}"
         for key in ("seed", "device")
         if (value := getattr(options, key)) is not None
@@ -90,6 +79,8 @@ def _main(options: argparse.Namespace, overrides: list[str]) -> int:
             "name a configuration, such as configs/cheetah_vel.yaml, or a run to --resume."
         )
     settings = config.load(options.config, overrides)
+    if options.fast_dev_run:
+        settings = config.load(options.config, [*settings.FAST_DEV_RUN, *overrides])
     if options.print_config:
         print(config.dump(settings), end="")
         return 0
@@ -197,14 +188,19 @@ def train(training: Training, run: Any) -> int:
             score = None
             if is_due(settings.evaluation.every, training.iteration, done):
                 score = evaluate(training, run, metrics, display)
-            run.log(training.iteration - 1, metrics)
+            if (
+                score is not None
+                or stop
+                or is_due(settings.run.log_every, training.iteration, done)
+            ):
+                run.log(training.iteration - 1, metrics)
+                display.update(training.iteration, metrics)
             if (
                 stop
                 or score is not None
                 or is_due(settings.run.checkpoint_every, training.iteration, done)
             ):
                 training.save(run, score)
-            display.update(training.iteration, metrics)
             if stop and not done:
                 display.note(f"stopped by {stop.name}; continue with --resume {run.path}")
                 return 128 + stop
@@ -223,7 +219,7 @@ def meta_iteration(training: Training) -> dict[str, float]:
     batch, metrics = problem.collect(meta, tasks, Key(seed, Stream.TRAIN_DATA, i))
     collected = time.perf_counter()
     training.meta, info = training.outer.step(
-        meta, lambda variant: problem.objective(meta, batch, variant)
+        meta, lambda variant: problem.objective(meta, batch, variant, i)
     )
     metrics |= info
     metrics["time/collect"] = collected - began
@@ -247,28 +243,29 @@ def is_due(every: int, iteration: int, done: bool) -> bool:
 
 
 def evaluate(training: Training, run: Any, metrics: dict[str, float], display: Any) -> float:
-    """Adapt to held-out tasks, add the curve to ``metrics``, and return the score: the return after K steps."""
-    from metarl.evaluate import evaluate_meta
+    """Adapt to held-out tasks, add the curve to ``metrics``, and return the score: its value after K steps."""
+    from metarl.evaluate import evaluate_meta, examples_figure
     from metarl.figures import adaptation_figure
 
-    settings, problem = training.settings, training.settings.problem
+    settings, measure = training.settings, training.problem.measure
     curve = evaluate_meta(training.problem, training.meta, settings, training.iteration)
-    names = [f"eval/{training.problem.measure}_step_{step}" for step in curve.steps]
+    names = [f"eval/{measure}_step_{step}" for step in curve.steps]
     metrics |= dict(zip(names, curve.mean_return, strict=True))
-    rows = published.find(problem.env, problem.env_kwargs, problem.horizon)
+    rows = settings.problem.published()
     run.figure("adaptation", adaptation_figure(curve, published=rows), training.iteration)
-    shown = ", ".join(f"{value:.1f}" for value in curve.mean_return)
-    display.note(
-        f"iteration {training.iteration}: held-out {training.problem.measure} after 0.. steps: {shown}"
-    )
-    return float(curve.mean_return[min(settings.inner.steps, len(curve.mean_return) - 1)])
+    if (drawn := examples_figure(training.problem, training.meta, settings, curve)) is not None:
+        run.figure("examples", drawn, training.iteration)
+    shown = ", ".join(map(curve.kind.text, curve.mean_return))
+    display.note(f"iteration {training.iteration}: held-out {measure} after 0.. steps: {shown}")
+    after = curve.mean_return[min(settings.inner.steps, len(curve.mean_return) - 1)]
+    return float(after if curve.kind.higher_is_better else -after)
 
 
 def describe(training: Training, run: Any) -> str:
     """The first line a user sees."""
     settings = training.settings
     return (
-        f"{settings.problem.env}, {settings.outer.tasks} tasks x {settings.problem.episodes} episodes, "
+        f"{settings.problem.title}, {settings.outer.tasks} tasks x {settings.problem.data_text}, "
         f"on {training.device} with {training.threads} threads, in {run.path}"
     )
 

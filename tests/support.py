@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from metarl.data import Episodes, Meta, MetaBatch, Params
+from metarl.functional.adapt import InnerUpdate
 from metarl.functional.gaussian_mlp import Architecture
-from metarl.functional.objectives import InnerUpdate
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems.environments import EnvironmentFamily
 from metarl.problems.rl import Adaptation, RLProblem, Sampling

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metarl.data import Meta
 from metarl.functional import closed_form
+from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
-from metarl.functional.objectives import InnerUpdate
 from metarl.functional.params import flatten_meta
 from metarl.functional.trpo import TrustRegion, trust_region_step
 

@@ -165,7 +165,10 @@ def test_whole_numbers_serve_as_floats_and_become_them(write):
         ("inner.estimator=lvs", "inner.estimator is \"lvs\", but must be 'reinforce', 'lvc',"),
         ("problem.discount=0", "problem.discount is 0, but must be above 0"),
         ("problem.gae_lambda=1.1", "problem.gae_lambda is 1.1, but must be at most 1"),
-        ("problem.kind=qq", "problem.kind is \"qq\", but must be 'rl'"),
+        (
+            "problem.kind=qq",
+            "problem.kind is \"qq\", but must be one of 'rl', 'sinusoid', 'images'",
+        ),
         ("problem.env=HalfCheetah", "must be module:Name-v0, such as envs:HalfCheetahVel-v0"),
         (
             "problem.env_kwargs.a={}",

@@ -9,6 +9,7 @@ from metarl import config
 from metarl.building import make_problem, opened_problem
 from metarl.data import Meta
 from metarl.evaluate import evaluate_meta, rate_schedule
+from metarl.functional.adapt import InnerUpdate
 from metarl.seeding import Key, Stream, generator
 
 TINY = """
@@ -39,7 +40,8 @@ class Recorder:
 
     measure = "return"
 
-    def sample_tasks(self, count, rng):
+    def sample_tasks(self, count, rng, held_out=False):
+        assert held_out
         self.count = count
         return rng.uniform(size=(count, 1))
 
@@ -70,9 +72,9 @@ class TestProtocol:
         assert rate_schedule(chosen) == (0.3, 0.2)
         rates, problem = {"w": torch.ones(2)}, Recorder()
         chosen = settings(tmp_path, "inner.learn_rates=true", "evaluation.steps=3")
-        curve = evaluate_meta(problem, Meta({}, rates), chosen, 0)
+        curve = evaluate_meta(problem, Meta(rates, rates), chosen, 0)
         assert curve.rates == (None, None, None)
-        assert all(each is rates for each in problem.asked["rates"])
+        assert all(each["w"] is rates["w"] for each in problem.asked["rates"])
 
     def test_held_out_tasks_are_no_training_tasks(self, tmp_path):
         with opened_problem(settings(tmp_path)) as problem:
@@ -130,7 +132,7 @@ def test_every_setting_reaches_the_problem(tmp_path):
     problem = make_problem(chosen, "cpu", 1)
     assert tuple(problem.sampling) == (2, 0.9, 0.8)
     assert (problem.adaptation.steps, problem.adaptation.estimator) == (2, "dice")
-    assert tuple(problem.adaptation.update) == (0.5, True)
+    assert problem.adaptation.update == InnerUpdate(0.5, first_order=True)
     assert problem.policy.activation == "tanh"
     assert problem.policy.log_std.exp().tolist() == pytest.approx([0.5, 0.5])
     assert problem.arch is None

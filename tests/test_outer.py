@@ -11,7 +11,7 @@ from metarl.data import Meta, Outcome
 from metarl.functional.objectives import Linearisation, Objective
 from metarl.functional.params import flatten_meta
 from metarl.functional.trpo import TrustRegion
-from metarl.outer import PPO, TRPO, VPG
+from metarl.outer import PPO, TRPO, Adam, Descent, Schedule
 from metarl.problems.protocol import Variant
 
 GOAL = support.normal(1, 6)
@@ -60,7 +60,7 @@ def run(outer, meta, steps):
 
 
 def test_vpg_is_torchs_adam():
-    found = run(VPG(0.05), start(), 7)
+    found = run(Descent(Adam(Schedule(0.05))), start(), 7)
     support.close(flatten_meta(found), torchs_adam(0.05, 7), 1e-13)
 
 
@@ -100,8 +100,8 @@ def test_ppos_penalty_follows_the_inner_kl(kl, factor):
 def test_which_objective_each_method_asks_for():
     for outer, variant in (
         (TRPO(TrustRegion()), Variant()),
-        (VPG(0.1), Variant()),
-        (VPG(0.1, exploration=0.3), Variant(exploration=0.3)),
+        (Descent(Adam(Schedule(0.1))), Variant()),
+        (Descent(Adam(Schedule(0.1)), Variant(exploration=0.3)), Variant(exploration=0.3)),
     ):
         recorder = Recorder()
         outer.step(start(), recorder)
@@ -112,7 +112,7 @@ def test_which_objective_each_method_asks_for():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: VPG(0.05),
+        lambda: Descent(Adam(Schedule(0.05))),
         lambda: PPO(0.05, 0.2, 2, 0.01, 0.5),
         lambda: TRPO(TrustRegion()),
         lambda: TRPO(TrustRegion(), momentum=0.8, warmup=2),
@@ -135,7 +135,7 @@ def test_what_was_saved_goes_on_identically(make, done):
 
 @pytest.mark.parametrize(
     "outer",
-    [VPG(0.05), PPO(0.05, 0.2, 2, 0.01, 0.5), TRPO(TrustRegion())],
+    [Descent(Adam(Schedule(0.05))), PPO(0.05, 0.2, 2, 0.01, 0.5), TRPO(TrustRegion())],
     ids=["vpg", "ppo", "trpo"],
 )
 def test_the_meta_that_was_given_is_not_written_into(outer):
@@ -176,6 +176,24 @@ def test_trpos_momentum_descends_the_weighted_sum_of_all_gradients(momentum, war
         assert metrics["outer/accepted"] == 1.0
         # What the linear model promises is of this iteration's gradient, whatever was descended.
         support.close(metrics["outer/predicted_improvement"], -(gradients[-1] @ moved), 1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_gradient_that_is_not_finite_is_rejected_and_forgotten(momentum):
+    """The steps after it are those of a training that never met it."""
+
+    class Broken(Recorder):
+        def linearise(self, vector):
+            found = super().linearise(vector)
+            return found._replace(gradient=found.gradient * torch.nan)
+
+    outers = [TRPO(TrustRegion(1e-4), momentum) for _ in range(2)]
+    metas = [run(outer, start(), 2) for outer in outers]
+    untouched, metrics = outers[0].step(metas[0], Broken())
+    assert untouched is metas[0]
+    assert metrics["outer/accepted"] == 0.0
+    found, expected = (run(outer, meta, 3) for outer, meta in zip(outers, metas, strict=True))
+    assert torch.equal(flatten_meta(found), flatten_meta(expected))
 
 
 TASKS = np.array([[0.5, -0.2], [-0.7, 0.1], [0.0, 0.9]])

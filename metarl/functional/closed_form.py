@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metarl.data import Episodes, MetaBatch, Outcome, Params
 from metarl.functional import gaussian, kfac
+from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import Estimator
 from metarl.functional.gaussian_mlp import (
     Architecture,
@@ -27,7 +28,7 @@ from metarl.functional.gaussian_mlp import (
     log_std,
     policy_gradient,
 )
-from metarl.functional.objectives import InnerUpdate, Linearisation, Objective, mean_outcome
+from metarl.functional.objectives import Linearisation, Objective, mean_outcome
 from metarl.functional.params import descend, flatten, for_tasks, unflatten
 from metarl.functional.tasks import Mapper, chunks, count_tasks, take
 

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from metarl.data import Episodes, Meta, MetaBatch, Outcome, Params
 from metarl.functional import gaussian
-from metarl.functional.adapt import Loss, adapt, inner_step
+from metarl.functional.adapt import InnerUpdate, Loss
 from metarl.functional.estimators import Estimator
 from metarl.functional.params import unflatten_meta
 from metarl.functional.tasks import Mapper, chunks, count_tasks, over_tasks, take
@@ -26,6 +27,9 @@ Policy = Callable[[Params, Tensor], tuple[Tensor, Tensor]]
 
 TaskObjective = Callable[[Meta, tuple[Any, ...], Any], Outcome]
 """The outer objective of one task: ``(meta, support, query) -> Outcome`` of scalars."""
+
+StackedObjective = Callable[[Meta, MetaBatch[Any]], Outcome]
+"""The outer objective of C tasks at once: ``(meta, their data) -> Outcome`` of ``[C]``."""
 
 
 class Linearisation(NamedTuple):
@@ -55,22 +59,6 @@ class Objective(NamedTuple):
 
     evaluate: Callable[[Tensor], Outcome]
     linearise: Callable[[Tensor], Linearisation]
-
-
-class InnerUpdate(NamedTuple):
-    """The inner update rule.
-
-    Attributes:
-        lr: α, used where no rates are learned.
-        first_order: leave the inner gradient out of the derivative (FOMAML).
-    """
-
-    lr: float
-    first_order: bool = False
-
-    def rates(self, meta: Meta) -> float | Params:
-        """The learned rates if there are any, else α."""
-        return meta.rates or self.lr
 
 
 def valid_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -111,7 +99,7 @@ def surrogate(policy: Policy, estimator: Estimator, inner: InnerUpdate) -> TaskO
     loss = inner_loss(policy, estimator)
 
     def task_objective(meta: Meta, support: tuple[Episodes, ...], query: Episodes) -> Outcome:
-        params = adapt(meta.theta, support, loss, inner.rates(meta), inner.first_order)
+        params = inner.adapt(meta, support, loss)
         ratio = probability_ratio(policy, params, query)
         return Outcome(
             -valid_mean(ratio * query.advantages, query.mask), behaviour_kl(policy, params, query)
@@ -135,11 +123,11 @@ def exploring_surrogate(
         outcome, params = base(meta, support, query), meta.theta
         credit = valid_mean(query.rewards, query.mask)
         explored = outcome.loss.new_zeros(())
-        for episodes in support:
+        for step, episodes in enumerate(support):
             mean, log_std = policy(params, episodes.obs)
             log_prob = gaussian.log_prob(episodes.actions, mean, log_std)
             explored = explored + valid_mean(log_prob, episodes.mask)
-            params = inner_step(params, episodes, loss, inner.rates(meta), inner.first_order)
+            params = inner.step(meta, params, step, episodes, loss)
         return outcome._replace(loss=outcome.loss - coefficient * credit * explored)
 
     return task_objective
@@ -163,9 +151,9 @@ def clipped_surrogate(
 
     def task_objective(meta: Meta, support: tuple[Episodes, ...], query: Episodes) -> Outcome:
         params, divergence = meta.theta, query.rewards.new_zeros(())
-        for episodes in support:
+        for step, episodes in enumerate(support):
             divergence = divergence + behaviour_kl(policy, params, episodes) / len(support)
-            params = inner_step(params, episodes, loss, inner.rates(meta), inner.first_order)
+            params = inner.step(meta, params, step, episodes, loss)
         ratio = probability_ratio(policy, params, query)
         gain = torch.minimum(
             ratio * query.advantages, ratio.clamp(1.0 - clip, 1.0 + clip) * query.advantages
@@ -192,13 +180,38 @@ def by_autograd(
             in task order, so the mapper changes no bit.
         chunk: tasks that are batched by vmap; 1 takes them one by one, which needs least memory.
     """
-    count = count_tasks(batch)
-    parts = [take(batch, part) for part in chunks(count, chunk)]
 
-    def outcomes(vector: Tensor, part: MetaBatch[Any]) -> Outcome:
-        meta = unflatten_meta(vector, like)
+    def stacked(meta: Meta, part: MetaBatch[Any]) -> Outcome:
         lifted = lambda support, query: task_objective(meta, support, query)  # noqa: E731
         return over_tasks(lifted, *part, strategy="vmap" if chunk > 1 else "loop")
+
+    return by_parts(stacked, batch, like, mapper, chunk)
+
+
+def by_parts(
+    stacked: StackedObjective,
+    batch: MetaBatch[Any],
+    like: Meta,
+    mapper: Mapper = map,
+    chunk: int = 1,
+    curved: bool = True,
+) -> Objective:
+    """The mean over the meta-batch of an objective that is written for a stack of tasks.
+
+    Args:
+        stacked: of C tasks.
+        batch: data of M tasks.
+        like: names and shapes of the meta-parameters.
+        mapper: as for `by_autograd`.
+        chunk: C, tasks that are handed over together.
+        curved: keep the graphs, for the curvature; without it each chunk's memory is free at once.
+    """
+    count = count_tasks(batch)
+    parts = [take(batch, part) for part in chunks(count, chunk)]
+    mapper = mapper if len(parts) > 1 else map
+
+    def outcomes(vector: Tensor, part: MetaBatch[Any]) -> Outcome:
+        return stacked(unflatten_meta(vector, like), part)
 
     def evaluate(vector: Tensor) -> Outcome:
         def total(part: MetaBatch[Any]) -> Outcome:
@@ -211,8 +224,8 @@ def by_autograd(
         def derive(part: MetaBatch[Any]) -> tuple[Outcome, Tensor, Tensor]:
             leaf = vector.detach().clone().requires_grad_()
             found = outcomes(leaf, part)
-            (gradient,) = torch.autograd.grad(found.loss.sum(), leaf, retain_graph=True)
-            return found, gradient, leaf
+            (gradient,) = torch.autograd.grad(found.loss.sum(), leaf, retain_graph=curved)
+            return (found if curved else detached(found)), gradient, leaf
 
         derived = list(mapper(derive, parts))
 
@@ -227,6 +240,9 @@ def by_autograd(
             return list(mapper(slope, derived))
 
         def curvature(tangent: Tensor) -> Tensor:
+            if not curved:
+                raise ValueError("this objective keeps no curvature; take an outer step without it")
+
             def product(index: int) -> Tensor:
                 leaf = derived[index][2]
                 return torch.autograd.grad(slopes()[index], leaf, tangent, retain_graph=True)[0]
@@ -235,13 +251,17 @@ def by_autograd(
             return torch.stack(list(mapper(product, range(len(derived))))).sum(0) / count
 
         gradient = torch.stack([item[1] for item in derived]).sum(0) / count
-        detached = (Outcome(*(value.detach() for value in item[0])) for item in derived)
-        return Linearisation(mean_outcome(detached), gradient, curvature)
+        outcome = mean_outcome(detached(item[0]) for item in derived)
+        return Linearisation(outcome, gradient, curvature)
 
     return Objective(evaluate, linearise)
 
 
+def detached(outcome: Outcome) -> Outcome:
+    """The same numbers without a graph."""
+    return pytree.tree_map(lambda value: value.detach(), outcome)
+
+
 def mean_outcome(outcomes: Any) -> Outcome:
     """The mean over all tasks of outcomes that come in chunks ``[C]``, summed in task order."""
-    losses, divergences = zip(*outcomes, strict=True)
-    return Outcome(torch.cat(losses).mean(), torch.cat(divergences).mean())
+    return pytree.tree_map(lambda *values: torch.cat(values).mean(), *outcomes)

@@ -54,3 +54,22 @@ def descend(params: Params, gradient: Params, rates: float | Params) -> Params:
     if isinstance(rates, float):
         return {name: value - rates * gradient[name] for name, value in params.items()}
     return {name: value - rates[name] * gradient[name] for name, value in params.items()}
+
+
+def step_gradient(before: Params, after: Params, rates: float | Params) -> Tensor:
+    """The gradient that :func:`descend` went along, of M tasks: ``[M, P]`` over the parameters that have a rate."""
+    if isinstance(rates, float):
+        return (flatten(before, 1) - flatten(after, 1)) / rates
+    return flatten({name: (before[name] - after[name]) / rates[name] for name in rates}, 1)
+
+
+def rates_at(meta: Meta, step: int) -> Params:
+    """The learned rates of one inner step; empty where none are learned.
+
+    Rates have as many dimensions as their parameter (to which they broadcast), or one more in front for the steps,
+    of which steps beyond the last take the last.
+    """
+    return {
+        name: value[min(step, len(value) - 1)] if value.ndim > meta.theta[name].ndim else value
+        for name, value in meta.rates.items()
+    }

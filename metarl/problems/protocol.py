@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+import torch
 
 from metarl.data import Meta, MetaBatch, Params
 from metarl.functional.objectives import Objective
 from metarl.seeding import Key
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Variant(NamedTuple):
@@ -19,11 +23,43 @@ class Variant(NamedTuple):
         exploration: weight of E-MAML's exploration term.
         clip: ProMP's clip range ε; None is the plain surrogate.
         kl_coefficient: ProMP's weight η of the inner KL.
+        reptile: Reptile's distance to the adapted parameters.
     """
 
     exploration: float = 0.0
     clip: float | None = None
     kl_coefficient: float = 0.0
+    reptile: bool = False
+
+
+LearnRates = Literal[False, True, "layer", "layer_step"]
+"""Which inner rates are learned: none, one for every number (Meta-SGD), for every tensor, for every tensor and step."""
+
+
+def initial_rates(params: Params, learn: LearnRates, lr: float, steps: int) -> Params:
+    """The rates that are learned, at their first value.
+
+    Source: Li et al. 2017 (arXiv:1707.09835), algorithm 1 (Meta-SGD); Antoniou et al. 2019 (arXiv:1810.09502),
+    section 4 (rates per layer and step).
+
+    Args:
+        params: the adapted parameters.
+        learn: which.
+        lr: the first value.
+        steps: K.
+
+    Returns:
+        By name: of the parameter's shape, of ones in its place, or ``[K, 1, ...]``; empty where none is learned.
+    """
+    if learn is False:
+        return {}
+    if learn is True:
+        return {name: torch.full_like(value, lr) for name, value in params.items()}
+    lead = (steps,) if learn == "layer_step" else ()
+    return {
+        name: value.new_full((*lead, *(1 for _ in value.shape)), lr)
+        for name, value in params.items()
+    }
 
 
 class Problem(Protocol):
@@ -39,8 +75,10 @@ class Problem(Protocol):
         """The untrained meta-parameters."""
         ...
 
-    def sample_tasks(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """``count`` tasks as rows of floats, ``[count, D]``."""
+    def sample_tasks(
+        self, count: int, rng: np.random.Generator, held_out: bool = False
+    ) -> np.ndarray:
+        """``count`` tasks as rows of floats, ``[count, D]``, of training or of those held out from it."""
         ...
 
     def collect(
@@ -49,8 +87,13 @@ class Problem(Protocol):
         """Support and query data of each task, adapting in between; and what to log of them."""
         ...
 
-    def objective(self, meta: Meta, batch: MetaBatch[Any], variant: Variant) -> Objective:
-        """The outer objective on ``batch``, a pure function of the meta-parameters."""
+    def objective(
+        self, meta: Meta, batch: MetaBatch[Any], variant: Variant, iteration: int = 0
+    ) -> Objective:
+        """The outer objective on ``batch``, a pure function of the meta-parameters.
+
+        ``iteration`` is for what is annealed.
+        """
         ...
 
     def adaptation_curve(
@@ -58,10 +101,17 @@ class Problem(Protocol):
         meta: Meta,
         tasks: np.ndarray,
         rates: Sequence[float | Params],
-        episodes: int | None,
+        amount: int | None,
         key: Key,
+        /,
     ) -> np.ndarray:
-        """``measure`` of each task after 0, 1, ... steps, fresh data at each, ``[steps + 1, M]``."""
+        """``measure`` of each task after 0, 1, ... steps, ``[steps + 1, M]``, on ``amount`` data of each."""
+        ...
+
+    def examples_figure(
+        self, meta: Meta, tasks: np.ndarray, rates: Sequence[float | Params], key: Key
+    ) -> Figure | None:
+        """A picture of a few held-out tasks before and after adaptation; None where there is none to draw."""
         ...
 
     def close(self) -> None:

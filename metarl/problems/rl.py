@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional import baseline, closed_form, gaussian, objectives, returns
-from metarl.functional.adapt import inner_step
+from metarl.functional.adapt import InnerUpdate, inner_step
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.gaussian_mlp import Architecture, policy_gradient
-from metarl.functional.objectives import InnerUpdate, Objective, TaskObjective
-from metarl.functional.params import descend, flatten, for_tasks
+from metarl.functional.objectives import Objective, TaskObjective
+from metarl.functional.params import descend, for_tasks, step_gradient
 from metarl.functional.tasks import Mapper, chunks, over_tasks, take
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems.environments import EnvironmentFamily
-from metarl.problems.protocol import Variant
+from metarl.problems.protocol import LearnRates, Variant, initial_rates
 from metarl.sampler import Sampler, Wave
 from metarl.seeding import Key
 
@@ -51,13 +51,13 @@ class Adaptation(NamedTuple):
         steps: K.
         update: rate and order of the derivative.
         estimator: name of the inner loss, a key of ``ESTIMATORS``.
-        learn_rates: learn one rate per parameter, from ``update.lr`` (Meta-SGD).
+        learn_rates: which inner rates are learned, from ``update.lr``.
     """
 
     steps: int = 1
     update: InnerUpdate = InnerUpdate(0.1)
     estimator: str = "lvc"
-    learn_rates: bool = False
+    learn_rates: LearnRates = False
 
 
 class Collected(NamedTuple):
@@ -100,7 +100,8 @@ class RLProblem:
         self.make_policy = make_policy
         self.policy = self._new_policy(0).to(self.device)
         self.arch: Architecture | None = None
-        if isinstance(self.policy, GaussianMLP) and not autograd and not adaptation.learn_rates:
+        plain = not adaptation.learn_rates and adaptation.update.adapted is None
+        if isinstance(self.policy, GaussianMLP) and plain and not autograd:
             depth, activation = len(self.policy.layers), self.policy.activation
             self.arch = Architecture(depth, activation, self.policy.min_log_std)
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -112,12 +113,14 @@ class RLProblem:
         """The policy's initial parameters; the constant rate everywhere if rates are learned."""
         policy = self._new_policy(int(rng.integers(2**62)))
         theta = {name: value.detach().to(self.device) for name, value in policy.named_parameters()}
-        lr = self.adaptation.update.lr
-        rates = {name: torch.full_like(value, lr) for name, value in theta.items()}
-        return Meta(theta, rates if self.adaptation.learn_rates else {})
+        row = self.adaptation
+        adapted = {name: theta[name] for name in row.update.names(theta)}
+        return Meta(theta, initial_rates(adapted, row.learn_rates, row.update.lr, row.steps))
 
-    def sample_tasks(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """``count`` tasks, ``[count, D]``."""
+    def sample_tasks(
+        self, count: int, rng: np.random.Generator, held_out: bool = False
+    ) -> np.ndarray:
+        """``count`` tasks, ``[count, D]``; held-out ones differ by their stream alone."""
         return self.environments.sample_tasks(count, rng)
 
     def collect(
@@ -130,10 +133,9 @@ class RLProblem:
         for step in range(self.adaptation.steps + 1):
             waves.append(self.wave(params, tasks, key, step, self.sampling.episodes))
             if step < self.adaptation.steps:
-                before, rates = flatten(params, 1), self.adaptation.update.rates(meta)
+                before, rates = params, self.adaptation.update.rates(meta, step)
                 params = self.adapt(params, waves[-1].episodes, rates)
-                scale = rates if isinstance(rates, float) else flatten(rates)
-                norms.append(((before - flatten(params, 1)) / scale).norm(dim=1).mean())
+                norms.append(step_gradient(before, params, rates).norm(dim=1).mean())
         support = tuple(wave.episodes for wave in waves[:-1])
         return MetaBatch(support, waves[-1].episodes), _metrics(waves, norms)
 
@@ -159,20 +161,24 @@ class RLProblem:
             if self.arch is not None:
                 return descend(chosen, policy_gradient(self.arch, chosen, data)[0], rates)
             loss = objectives.inner_loss(self._act, self.estimator)
-            update = lambda one, its: inner_step(one, its, loss, rates)  # noqa: E731
+            names = self.adaptation.update.names
+            update = lambda one, its: inner_step(one, its, loss, rates, names=names)  # noqa: E731
             return over_tasks(update, chosen, data, strategy="loop")
 
         with torch.no_grad():
             results = list(self.mapper(step, self._chunks(len(episodes.mask))))
         return {name: torch.cat([result[name] for result in results]) for name in params}
 
-    def objective(self, meta: Meta, batch: MetaBatch[Episodes], variant: Variant) -> Objective:
-        """The outer objective of ``variant``, in closed form where that exists."""
+    def objective(
+        self, meta: Meta, batch: MetaBatch[Episodes], variant: Variant, iteration: int = 0
+    ) -> Objective:
+        """The outer objective of ``variant`` at a meta-iteration, in closed form where that exists."""
+        update = self.adaptation.update.at(iteration)
         if self.arch is None or variant != Variant():
-            task_objective = self._task_objective(variant)
+            task_objective = self._task_objective(variant, update)
             return objectives.by_autograd(task_objective, batch, meta, self.mapper)
         return closed_form.objective(
-            *(self.arch, self.estimator, self.adaptation.update, batch, meta.theta),
+            *(self.arch, self.estimator, update, batch, meta.theta),
             self.mapper,
             self._chunk(len(batch.query.mask)),
         )
@@ -205,6 +211,9 @@ class RLProblem:
                 params = self.adapt(params, collected.episodes, rates[step])
         return np.stack(curve)
 
+    def examples_figure(self, *_: object) -> None:
+        """None: an episode is filmed, by :mod:`metarl.render`."""
+
     def act(self, params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
         """M policies at once: ``[M, *shape]``, ``[M, B, O] -> [M, B, A]``, ``[M, A]``."""
         if isinstance(self.policy, GaussianMLP):
@@ -229,8 +238,8 @@ class RLProblem:
             self._local.policy = copy.deepcopy(self.policy)
         return torch.func.functional_call(self._local.policy, params, (obs,))
 
-    def _task_objective(self, variant: Variant) -> TaskObjective:
-        arguments = self._act, self.estimator, self.adaptation.update
+    def _task_objective(self, variant: Variant, update: InnerUpdate) -> TaskObjective:
+        arguments = self._act, self.estimator, update
         if variant.clip is not None:
             return objectives.clipped_surrogate(*arguments, variant.clip, variant.kl_coefficient)
         if variant.exploration:

@@ -6,7 +6,8 @@ import pytest
 import support
 import torch
 
-from metarl.functional.adapt import adapt, inner_step
+from metarl.data import Meta
+from metarl.functional.adapt import InnerUpdate, inner_step
 
 ALPHA = 0.1
 CURVATURE = torch.diag(torch.tensor([1.0, 2.0, 5.0], dtype=support.DOUBLE)) + 0.3
@@ -21,9 +22,10 @@ def quadratic(params, centre):
     return 0.5 * gap @ CURVATURE @ gap
 
 
-def meta_gradient(steps, first_order, rates=ALPHA):
+def meta_gradient(steps, first_order, rates=()):
     leaf = THETA["w"].clone().requires_grad_()
-    adapted = adapt({"w": leaf}, CENTRES[:steps], quadratic, rates, first_order)
+    meta, update = Meta({"w": leaf}, dict(rates)), InnerUpdate(ALPHA, first_order)
+    adapted = update.adapt(meta, CENTRES[:steps], quadratic)
     (gradient,) = torch.autograd.grad(quadratic(adapted, GOAL), leaf)
     return gradient, adapted["w"].detach()
 
@@ -53,7 +55,7 @@ def test_fomamls_gradient_lacks_exactly_the_factor_of_the_inner_derivative(steps
 
 
 def test_no_step_is_the_untouched_parameters():
-    assert adapt(THETA, [], quadratic, ALPHA) is THETA
+    assert InnerUpdate(ALPHA).adapt(Meta(THETA, {}), [], quadratic) is THETA
 
 
 @pytest.mark.parametrize("first_order", [False, True])
@@ -77,14 +79,14 @@ def test_the_gradient_in_the_learned_rates_is_minus_outer_times_inner_gradient(f
 
 def test_adapting_writes_into_nothing():
     before = THETA["w"].clone()
-    adapt(THETA, CENTRES, quadratic, ALPHA)
+    InnerUpdate(ALPHA).adapt(Meta(THETA, {}), CENTRES, quadratic)
     assert torch.equal(THETA["w"], before)
 
 
 def test_second_derivative_through_a_loss_that_is_not_quadratic():
     """cos has a third derivative: the meta-gradient is (1 − α L''(θ)) S'(φ)."""
     theta = torch.tensor(0.7, dtype=support.DOUBLE, requires_grad=True)
-    adapted = adapt({"w": theta}, [None], lambda params, _: params["w"].cos(), ALPHA)
+    adapted = inner_step({"w": theta}, None, lambda params, _: params["w"].cos(), ALPHA)
     (gradient,) = torch.autograd.grad(adapted["w"] ** 3, theta)
     start = theta.detach()
     phi = start + ALPHA * start.sin()

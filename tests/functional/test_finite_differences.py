@@ -15,8 +15,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from metarl.data import Episodes, Meta, MetaBatch
 from metarl.functional import closed_form, objectives
+from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
-from metarl.functional.objectives import InnerUpdate
 from metarl.functional.params import flatten
 from metarl.functional.tasks import take
 

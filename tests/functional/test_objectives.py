@@ -9,8 +9,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from metarl.data import Meta
 from metarl.functional import objectives
+from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
-from metarl.functional.objectives import InnerUpdate
 from metarl.functional.params import flatten, unflatten
 from metarl.functional.tasks import take
 

@@ -9,7 +9,7 @@ import torch
 
 from metarl.data import Meta
 from metarl.functional.trpo import TrustRegion
-from metarl.outer import PPO, TRPO, VPG
+from metarl.outer import PPO, TRPO, Adam, Descent, Schedule
 from metarl.seeding import Key, Stream, generator
 
 T = 5
@@ -82,7 +82,7 @@ def test_a_few_iterations_of_trpo_improve_the_return_after_adaptation():
     ("make", "iterations"),
     [
         pytest.param(lambda: TRPO(TrustRegion(max_kl=0.02)), 25, id="trpo"),
-        pytest.param(lambda: VPG(0.01), 45, id="vpg"),
+        pytest.param(lambda: Descent(Adam(Schedule(0.01))), 45, id="vpg"),
         pytest.param(lambda: PPO(0.005, 0.3, 3, 0.01, 5e-4), 50, id="promp"),
     ],
 )

@@ -1,0 +1,131 @@
+"""N-way K-shot classification: episodes of classes that training has not seen."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metarl.data import Examples
+from metarl.seeding import Key
+
+TURNS = 4
+"""Rotations by multiples of 90 degrees."""
+
+
+class ClassImages(Protocol):
+    """Images of one split, sorted by class, as :func:`metarl.datasets.load` gives them, perhaps mapped from a file."""
+
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """``[I, C, H, W]``, one byte for each value."""
+        ...
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each class starts in ``images``, and their end, ``[classes + 1]``."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of each class."""
+        ...
+
+
+class Episodes(NamedTuple):
+    """How many examples of how many classes.
+
+    Attributes:
+        ways: N, classes of a task.
+        shots: K, support examples of each class.
+        queries: query examples of each class while training.
+    """
+
+    ways: int
+    shots: int
+    queries: int
+
+
+class FewShotImages:
+    """Tasks are N classes, each turned by a multiple of 90 degrees, in the order of their labels.
+
+    A row of a task is ``[class_0 .. class_{N-1}, turn_0 .. turn_{N-1}]``; held-out classes are numbered after those
+    of training. The order is random, so labels are permuted anew for each task. Pixels are scaled to [0, 1].
+
+    Args:
+        train: classes to learn from.
+        held_out: classes to evaluate on.
+        episodes: sizes.
+        rotated: a turned class is a class of its own (Santoro et al. 2016, arXiv:1605.06065), in training alone.
+
+    Raises:
+        ValueError: a split has too few classes, or a class too few images, for one task.
+    """
+
+    loss = "cross_entropy"
+
+    def __init__(
+        self, train: ClassImages, held_out: ClassImages, episodes: Episodes, rotated: bool = False
+    ) -> None:
+        self.splits, self.episodes, self.rotated = (train, held_out), episodes, rotated
+        self.queries, self.outputs = episodes.queries, episodes.ways
+        self.input_shape = train.images.shape[1:]
+        for split in self.splits:
+            self._check(split, episodes.queries)
+
+    def sample_tasks(
+        self, count: int, rng: np.random.Generator, held_out: bool = False
+    ) -> np.ndarray:
+        """``count`` rows of N classes and N turns, ``[count, 2N]``; no class stands twice in a task."""
+        split, ways = self.splits[held_out], self.episodes.ways
+        turns = TURNS if self.rotated and not held_out else 1
+        total = turns * len(split.names)
+        drawn = np.stack([rng.choice(total, ways, replace=False) for _ in range(count)])
+        first = len(self.splits[0].names) if held_out else 0
+        return np.concatenate([first + drawn // turns, drawn % turns], axis=1).astype(np.float64)
+
+    def examples(
+        self, tasks: np.ndarray, queries: int, key: Key, draw: int = 0
+    ) -> tuple[Examples, Examples]:
+        """Support ``[M, N·K, C, H, W]`` and query ``[M, N·queries, C, H, W]``, class by class; labels 0 to N − 1."""
+        ways, shots, _ = self.episodes
+        for split in self.splits:
+            self._check(split, queries)
+        pixels = np.empty((len(tasks), ways, shots + queries, *self.input_shape), np.uint8)
+        for index, (task, row) in enumerate(zip(pixels, tasks.astype(np.int64), strict=True)):
+            rng = key.generator(draw, index)
+            for images, number, turn in zip(task, row[:ways], row[ways:], strict=True):
+                images[:] = np.rot90(self._draw(number, shots + queries, rng), turn, axes=(-2, -1))
+        x = torch.from_numpy(pixels).float() / 255.0
+        y = torch.arange(ways)[:, None].expand(len(tasks), ways, shots + queries)
+        parts = slice(shots), slice(shots, None)
+        support, query = (
+            Examples(x[:, :, part].flatten(1, 2), y[:, :, part].flatten(1, 2)) for part in parts
+        )
+        return support, query
+
+    def _draw(self, number: int, count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Different images of a class, in random order."""
+        known = len(self.splits[0].names)
+        split, index = (
+            (self.splits[0], number) if number < known else (self.splits[1], number - known)
+        )
+        start, end = split.starts[index : index + 2]
+        return split.images[start + rng.choice(end - start, count, replace=False)]
+
+    def _check(self, split: ClassImages, queries: int) -> None:
+        ways, shots, _ = self.episodes
+        if len(split.names) < ways:
+            raise ValueError(
+                f"a task has {ways} classes, but there are only {len(split.names)}; lower "
+                "problem.ways."
+            )
+        sizes = np.diff(split.starts)
+        if (smallest := int(sizes.min())) < shots + queries:
+            name = split.names[int(sizes.argmin())]
+            raise ValueError(
+                f"class {name} has {smallest} images, too few for {shots} shots and {queries} "
+                "queries; lower one of them."
+            )

@@ -1,0 +1,205 @@
+"""The settings of a run: names, types, ranges, defaults and meanings.
+
+`metarl.config` reads and writes them as YAML. A new kind of problem, network or outer method is a new class in its
+module, added to the union there: ``kind`` or ``method`` tells the classes apart. What depends on the kind of problem
+is a class of configuration here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from metarl.schema.base import Count, Section, impossible
+from metarl.schema.learning import (
+    PPO,
+    SGD,
+    TRPO,
+    VPG,
+    Adam,
+    Descent,
+    Inner,
+    RLInner,
+    RLOuter,
+    SupervisedInner,
+    SupervisedOuter,
+)
+from metarl.schema.networks import GRU, MLP, Conv, GaussianMLP, SupervisedNetwork
+from metarl.schema.output import Evaluation, Output, RLEvaluation, SupervisedEvaluation
+from metarl.schema.problems import RLProblem, SupervisedProblem
+
+__all__ = ["PPO", "SGD", "TRPO", "VPG", "Adam", "Config", "Inner", "RLConfig", "SupervisedConfig"]
+
+
+class Config(Section):
+    """Everything that decides a run's numbers."""
+
+    FAST_DEV_RUN: ClassVar[tuple[str, ...]]
+    """Settings of one small iteration of everything."""
+
+    # NumPy takes seeds apart into words of 32 bits; one word leaves the streams their own.
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
+    """Seed of every random number."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks are evaluated; auto: a GPU when there is one."""
+    threads: Literal["auto"] | Count = "auto"
+    """Python threads that share the tasks; auto: one for each core. No number depends on it."""
+    iterations: Count
+    """Meta-iterations."""
+    problem: RLProblem | SupervisedProblem
+    """What is learned, and from which data."""
+    network: GaussianMLP | SupervisedNetwork
+    """What is adapted."""
+    inner: Inner
+    """Adaptation to a task."""
+    outer: TRPO | VPG | PPO | Descent
+    """Update of the initialisation."""
+    evaluation: Evaluation
+    """Adaptation to held-out tasks."""
+    run: Output = Output()
+    """Output."""
+
+    @model_validator(mode="after")
+    def _rates_have_one_source(self) -> Config:
+        if self.inner.learn_rates and self.evaluation.lr is not None:
+            raise impossible(
+                "evaluation.lr",
+                "inner.learn_rates takes the learned rates: leave evaluation.lr out",
+            )
+        return self
+
+    @property
+    def protocol(self) -> str:
+        """How held-out tasks are measured."""
+        raise NotImplementedError
+
+
+HELD_OUT = "held-out tasks from a stream of their own, which training never draws from"
+MEAN = "mean over tasks, standard error = sample standard deviation over tasks / sqrt(tasks)"
+
+
+class RLConfig(Config):
+    """Meta-reinforcement learning."""
+
+    FAST_DEV_RUN = (
+        *("iterations=1", "outer.tasks=4", "problem.episodes=2", "evaluation.every=1"),
+        *("evaluation.tasks=4", "evaluation.episodes=2"),
+    )
+
+    problem: RLProblem
+    """What is learned, and from which data."""
+    network: GaussianMLP = GaussianMLP()
+    """The policy."""
+    inner: RLInner
+    """Adaptation to a task."""
+    outer: RLOuter
+    """Update of the initialisation."""
+    evaluation: RLEvaluation = RLEvaluation()
+    """Adaptation to held-out tasks."""
+
+    @model_validator(mode="after")
+    def _preconditioner_has_a_closed_form(self) -> RLConfig:
+        if not isinstance(self.outer, TRPO) or self.outer.kfac_damping is None:
+            return self
+        if (
+            self.outer.curvature == "autograd"
+            or self.inner.learn_rates
+            or self.inner.adapt != "all"
+        ):
+            raise impossible(
+                "outer.kfac_damping",
+                "it needs the closed form, which outer.curvature: autograd, inner.learn_rates and "
+                "inner.adapt rule out: leave one of them out",
+            )
+        return self
+
+    @property
+    def protocol(self) -> str:
+        """How held-out tasks are measured."""
+        return (
+            f"{HELD_OUT}; fresh data at every step; the stochastic policy's undiscounted return; "
+            f"{MEAN}"
+        )
+
+
+class SupervisedConfig(Config):
+    """Few-shot regression and classification."""
+
+    FAST_DEV_RUN = (
+        *("iterations=1", "outer.tasks=4", "evaluation.every=1", "evaluation.tasks=4"),
+        *("evaluation.queries=2", "evaluation.steps=2"),
+    )
+
+    problem: SupervisedProblem
+    """What is learned, and from which data."""
+    network: SupervisedNetwork
+    """What is adapted."""
+    inner: SupervisedInner
+    """Adaptation to a task."""
+    outer: SupervisedOuter
+    """Update of the initialisation."""
+    evaluation: SupervisedEvaluation = SupervisedEvaluation()
+    """Adaptation to held-out tasks."""
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> SupervisedConfig:
+        if isinstance(self.network, Conv):
+            if self.problem.kind != "images":
+                raise impossible("network.kind", "it reads images: take mlp or gru for curves")
+            if self.problem.side >> self.network.blocks < 1:
+                raise impossible("network.blocks", "each halves the image, to less than one pixel")
+        if isinstance(self.network, GRU) and self.inner.per_step_normalisation:
+            raise impossible("inner.per_step_normalisation", "a gru has no normalisation")
+        if (
+            isinstance(self.network, MLP)
+            and self.inner.per_step_normalisation
+            and self.network.normalisation == "none"
+        ):
+            raise impossible(
+                "inner.per_step_normalisation",
+                "there is none: set network.normalisation to batch",
+            )
+        reptile = self.outer.objective == "reptile"
+        if reptile and (self.inner.learn_rates or self.inner.per_step_normalisation):
+            raise impossible(
+                "outer.objective",
+                "reptile learns nothing but the adapted parameters: leave inner.learn_rates and "
+                "inner.per_step_normalisation out",
+            )
+        if reptile and self.inner.steps == 0:
+            raise impossible(
+                "outer.objective", "it needs adaptation: set inner.steps to at least 1"
+            )
+        return self
+
+    @property
+    def protocol(self) -> str:
+        """How held-out tasks are measured."""
+        batch = (
+            "transductive: predictions depend on the other query examples (batch statistics of the "
+            "query, or its order), so their number changes the result"
+            if self.network.transductive
+            else "not transductive: no prediction depends on another query example"
+        )
+        queries = self.evaluation.queries or self.problem.amount
+        return (
+            f"{HELD_OUT}; one support set and {queries} query examples (of each class) of each "
+            f"task; {batch}; {MEAN}"
+        )
+
+
+CONFIGS: dict[str, type[Config]] = {
+    "rl": RLConfig,
+    "sinusoid": SupervisedConfig,
+    "images": SupervisedConfig,
+}
+"""The class of configuration of each ``problem.kind``."""
+
+
+def config_class(settings: Any) -> type[Config]:
+    """The class that a file's settings are of; that of reinforcement learning where they do not say."""
+    problem = settings.get("problem") if isinstance(settings, Mapping) else None
+    kind = problem.get("kind") if isinstance(problem, Mapping) else None
+    return CONFIGS.get(kind, RLConfig) if isinstance(kind, str) else RLConfig
