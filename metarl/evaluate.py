@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from metarl.checkpoints import Checkpoint
     from metarl.data import Meta, Params
     from metarl.problems.protocol import Problem
-    from metarl.report import Report
 
 RANDOM = "random"
 SETTINGS = (
@@ -36,22 +35,26 @@ SETTINGS = (
 )
 
 
-def evaluate_meta(problem: Problem, meta: Meta, settings: Config, iteration: int) -> Curve:
-    """Adapt to the held-out tasks of ``settings.evaluation`` and measure after every gradient step.
+def evaluate_meta(
+    problem: Problem,
+    meta: Meta,
+    settings: Config,
+    iteration: int,
+    stream: Stream = Stream.EVALUATION_TASKS,
+) -> Curve:
+    """Adapt to tasks that training never sees, as ``settings.evaluation`` says; measure after every gradient step.
 
-    The same settings, meta-parameters and iteration give the same numbers, whoever asks: an
-    evaluation during training can be repeated from its checkpoint.
+    The same arguments give the same numbers, whoever asks.
 
     Args:
         problem: that of the settings.
         meta: what was learned.
         settings: the configuration.
         iteration: meta-iterations trained; names the random numbers, too.
+        stream: draws the tasks: the held-out ones, or ``VALIDATION_TASKS`` on the way.
     """
     evaluation, seed = settings.evaluation, settings.seed
-    tasks = problem.sample_tasks(
-        evaluation.tasks, generator(seed, Stream.EVALUATION_TASKS), held_out=True
-    )
+    tasks = problem.sample_tasks(evaluation.tasks, generator(seed, stream), held_out=True)
     rates = rate_schedule(settings)
     schedule = in_steps(meta, rates)
     values = problem.adaptation_curve(
@@ -142,13 +145,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
-    curves = []
+    evaluated = []
     for run in options.run:
         print(f"evaluating {run}", flush=True)
-        found = _evaluate_run(run, options)
-        curves.append(found.curve)
-    if len(curves) > 1:
-        _aggregate(curves, options.output)
+        evaluated.append(_evaluate_run(run, options))
+    if len(evaluated) > 1:
+        _aggregate(evaluated, options.output)
     return 0
 
 
@@ -161,7 +163,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
-def _evaluate_run(run: str, options: argparse.Namespace) -> Report:
+def _evaluate_run(run: str, options: argparse.Namespace) -> tuple[Config, Curve]:
     """Evaluate a run's checkpoint, print the table and write the files."""
     import torch
 
@@ -176,6 +178,13 @@ def _evaluate_run(run: str, options: argparse.Namespace) -> Report:
         f"{settings.seed}",
         flush=True,
     )
+    if options.render is not None and not 0 <= options.render < evaluation.tasks:
+        raise UserError(
+            f"--render {options.render}: the held-out tasks are 0 to {evaluation.tasks - 1}."
+        )
+    beside = [
+        name if name == RANDOM else _load_reference(name, settings) for name in options.reference
+    ]
     folder = path / "evaluation"
     if options.output is not None:
         folder = options.output / path.name if len(options.run) > 1 else options.output
@@ -184,12 +193,12 @@ def _evaluate_run(run: str, options: argparse.Namespace) -> Report:
         meta = meta_from_tensors(checkpoint.tensors, untrained)
         curve = evaluate_meta(problem, meta, settings, checkpoint.iteration)
         references: dict[str, Curve] = {}
-        for name in options.reference:
-            if name == RANDOM:
+        for name, other in zip(options.reference, beside, strict=True):
+            if isinstance(other, str):
                 references[name] = evaluate_meta(problem, untrained, settings, 0)
             else:
-                title, other = _reference(name, settings)
-                references[name if title in references else title] = other
+                title = _title(*other)
+                references[name if title in references else title] = _reference(*other)
         rows = chosen.published()
         found = report.Report(path.name, curve, settings.model_dump(mode="json"), references, rows)
         report.show(*report.table(found))
@@ -200,7 +209,7 @@ def _evaluate_run(run: str, options: argparse.Namespace) -> Report:
             gif = _film(problem, meta, settings, curve, options.render)
             written.append(report.write_film(gif, folder, curve.iteration))
     print(f"written to {folder}: {', '.join(file.name for file in written)}")
-    return found
+    return settings, curve
 
 
 def _load(run: str, changes: Sequence[str]) -> tuple[Path, Checkpoint, Config]:
@@ -214,22 +223,26 @@ def _load(run: str, changes: Sequence[str]) -> tuple[Path, Checkpoint, Config]:
     return path, checkpoint, config.load(path / runs.CONFIG, changes)
 
 
-def _reference(name: str, beside: Config) -> tuple[str, Curve]:
-    """Another run's title and its curve on the same tasks, at its own steps and rates."""
+def _load_reference(name: str, beside: Config) -> tuple[Path, Checkpoint, Config]:
+    """Another run on the same tasks, at its own steps and rates."""
     evaluation, problem = beside.evaluation, beside.problem
     changes = {"seed": beside.seed, "device": beside.device, "threads": beside.threads}
     changes["evaluation.tasks"] = evaluation.tasks
     changes[f"evaluation.{evaluation.AMOUNT}"] = evaluation.amount or problem.amount
-    path, checkpoint, settings = _load(name, [f"{key}={value}" for key, value in changes.items()])
-    if settings.problem.tasks != problem.tasks:
-        raise UserError(f"{path}: its tasks differ, so it is no reference here.")
+    found = _load(name, [f"{key}={value}" for key, value in changes.items()])
+    if found[2].problem.tasks != problem.tasks:
+        raise UserError(f"{found[0]}: its tasks differ, so it is no reference here.")
+    return found
+
+
+def _reference(path: Path, checkpoint: Checkpoint, settings: Config) -> Curve:
     with opened_problem(settings) as opened:
         untrained = opened.initial_meta(generator(settings.seed, Stream.INITIALISATION))
         meta = meta_from_tensors(checkpoint.tensors, untrained)
-        return _title(path, settings), evaluate_meta(opened, meta, settings, checkpoint.iteration)
+        return evaluate_meta(opened, meta, settings, checkpoint.iteration)
 
 
-def _title(path: Path, settings: Config) -> str:
+def _title(path: Path, _: Checkpoint, settings: Config) -> str:
     """What a run is as a reference: one of the paper's, by the paper's word; else its group."""
     if getattr(settings.problem, "observe_task", False):
         return "oracle"
@@ -240,19 +253,19 @@ def _film(problem: Any, meta: Meta, settings: Config, curve: Curve, index: int) 
     """The GIF of one held-out task."""
     from metarl.render import adaptation_gif
 
-    if not 0 <= index < len(curve.tasks):
-        raise UserError(f"--render {index}: the held-out tasks are 0 to {len(curve.tasks) - 1}.")
     rates = in_steps(meta, curve.rates)
     key = Key(settings.seed, Stream.RENDERING, 2 * index)
     return adaptation_gif(problem, meta, curve.tasks[index], rates, curve.episodes, key)
 
 
-def _aggregate(curves: Sequence[Curve], folder: Path | None) -> None:
+def _aggregate(evaluated: Sequence[tuple[Config, Curve]], folder: Path | None) -> None:
     """Show several seeds as one, and write that to the folder if there is one."""
     from metarl import report
 
-    if len({(curve.env, curve.rates) for curve in curves}) > 1:
-        raise UserError("the runs differ in environment or rates, so they have no aggregate.")
+    curves = [curve for _, curve in evaluated]
+    first = evaluated[0][0].problem.tasks, curves[0].rates
+    if any((settings.problem.tasks, curve.rates) != first for settings, curve in evaluated):
+        raise UserError("the runs differ in tasks or rates, so they have no aggregate.")
     found = aggregate(curves, generator(0, Stream.EVALUATION_DATA))
     report.show(*report.aggregate_table(curves, found))
     if folder is not None:

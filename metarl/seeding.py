@@ -22,6 +22,7 @@ class Stream(IntEnum):
     EVALUATION_TASKS = 3
     EVALUATION_DATA = 4
     RENDERING = 5
+    VALIDATION_TASKS = 6
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

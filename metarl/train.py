@@ -55,6 +55,9 @@ def read_command_line(arguments: Sequence[str]) -> tuple[argparse.Namespace, lis
     if options.config and "=" in options.config and not Path(options.config).exists():
         options.overrides.insert(0, options.config)
         options.config = None
+    if options.resume and "=" in options.resume and not Path(options.resume).exists():
+        options.overrides.insert(0, options.resume)
+        options.resume = "latest"
     overrides = options.overrides + [
         f"{key}={value}"
         for key in ("seed", "device")
@@ -184,22 +187,16 @@ def train(training: Training, run: Any) -> int:
         display.note(describe(training, run))
         while training.iteration < settings.iterations:
             metrics = meta_iteration(training)
-            stop, done = interrupts.received, training.iteration == settings.iterations
-            score = None
-            if is_due(settings.evaluation.every, training.iteration, done):
-                score = evaluate(training, run, metrics, display)
-            if (
-                score is not None
-                or stop
-                or is_due(settings.run.log_every, training.iteration, done)
-            ):
-                run.log(training.iteration - 1, metrics)
-                display.update(training.iteration, metrics)
-            if (
-                stop
-                or score is not None
-                or is_due(settings.run.checkpoint_every, training.iteration, done)
-            ):
+            i, done = training.iteration, training.iteration == settings.iterations
+            evaluates = is_due(settings.evaluation.every, i, done)
+            reports = evaluates or is_due(settings.run.log_every, i, done)
+            if reports:
+                display.update(i, metrics)
+            score = evaluate(training, run, metrics, display) if evaluates else None
+            stop = interrupts.received
+            if reports or stop:
+                run.log(i - 1, metrics)
+            if stop or evaluates or is_due(settings.run.checkpoint_every, i, done):
                 training.save(run, score)
             if stop and not done:
                 display.note(f"stopped by {stop.name}; continue with --resume {run.path}")
@@ -243,12 +240,19 @@ def is_due(every: int, iteration: int, done: bool) -> bool:
 
 
 def evaluate(training: Training, run: Any, metrics: dict[str, float], display: Any) -> float:
-    """Adapt to held-out tasks, add the curve to ``metrics``, and return the score: its value after K steps."""
+    """Adapt to validation tasks, add the curve to ``metrics``, and return the score: its value after K steps.
+
+    They are not the tasks of ``metarl.evaluate``: what a run looks like on the way may decide which checkpoint
+    is the best, or when to stop, and the held-out tasks must have no part in that.
+    """
     from metarl.evaluate import evaluate_meta, examples_figure
     from metarl.figures import adaptation_figure
+    from metarl.seeding import Stream
 
     settings, measure = training.settings, training.problem.measure
-    curve = evaluate_meta(training.problem, training.meta, settings, training.iteration)
+    curve = evaluate_meta(
+        training.problem, training.meta, settings, training.iteration, Stream.VALIDATION_TASKS
+    )
     names = [f"eval/{measure}_step_{step}" for step in curve.steps]
     metrics |= dict(zip(names, curve.mean_return, strict=True))
     rows = settings.problem.published()
@@ -256,7 +260,9 @@ def evaluate(training: Training, run: Any, metrics: dict[str, float], display: A
     if (drawn := examples_figure(training.problem, training.meta, settings, curve)) is not None:
         run.figure("examples", drawn, training.iteration)
     shown = ", ".join(map(curve.kind.text, curve.mean_return))
-    display.note(f"iteration {training.iteration}: held-out {measure} after 0.. steps: {shown}")
+    display.note(
+        f"iteration {training.iteration}: {measure} after 0.. steps on validation tasks: {shown}"
+    )
     after = curve.mean_return[min(settings.inner.steps, len(curve.mean_return) - 1)]
     return float(after if curve.kind.higher_is_better else -after)
 

@@ -235,6 +235,17 @@ class TestMistakes:
         other = make_run(tmp_path, "inner.lr=0.4", seed=2)
         assert "no aggregate" in self.fails(capsys, make_run(tmp_path), other)
 
+    def test_runs_of_another_horizon_do_not_belong_together(self, tmp_path, capsys):
+        other = make_run(tmp_path, "problem.horizon=7", seed=2)
+        assert "no aggregate" in self.fails(capsys, make_run(tmp_path), other)
+
+    @pytest.mark.parametrize("options", [("--render", "3"), ("--reference", "nothing")])
+    def test_what_cannot_be_done_is_said_before_anything_is_sampled(
+        self, options, tmp_path, capsys, monkeypatch
+    ):
+        monkeypatch.setattr("metarl.evaluate.evaluate_meta", lambda *_: pytest.fail("sampled"))
+        self.fails(capsys, make_run(tmp_path), *options)
+
     def test_a_folder_that_cannot_be_written(self, tmp_path, capsys):
         (tmp_path / "file").write_text("")
         sentence = self.fails(capsys, make_run(tmp_path), "--output", tmp_path / "file" / "x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import support
@@ -96,3 +97,65 @@ def test_so_are_they_in_an_environment_that_refuses_them(native):
 def test_an_environment_that_cannot_be_used_says_why(env, part):
     with pytest.raises(UnusableEnvironmentError, match=part):
         EnvironmentFamily(env, {}, T)
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "part"),
+    [
+        ("envs:HalfCheetahVel-v0", {"presett": "gym"}, "presett"),
+        ("envs:HalfCheetahVel-v0", {"preset": "gim"}, "preset='gim'"),
+        ("envs:Navigation2D-v0", {"goal": 1}, "goal"),
+        ("support:Target-v0", {"sise": 2}, "sise"),
+    ],
+)
+def test_arguments_that_the_environment_does_not_take_are_named(env, arguments, part):
+    with pytest.raises(UnusableEnvironmentError, match=part) as found:
+        EnvironmentFamily(env, arguments, T)
+    assert "problem.env_kwargs" in str(found.value)
+
+
+class Tasks(gym.Env):
+    """Tasks as its constructor says; nothing else of it is ever used."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,))
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def sample_tasks(self, count, rng):
+        goals = rng.uniform(size=(count, 3))
+        return {
+            "transposed": goals.T,
+            "one more": np.vstack([goals, goals[:1]]),
+            "nested": goals[:, None],
+            "nan": goals * np.nan,
+            "row": goals[:, 0],
+            "none": None,
+        }[self.kind]
+
+    def set_task(self, task):
+        pass
+
+
+gym.register("Tasks-v0", entry_point=Tasks, disable_env_checker=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        ("transposed", r"shape \(3, 2\)"),
+        ("one more", r"shape \(3, 3\)"),
+        ("nested", r"shape \(2, 1, 3\)"),
+        ("nan", "NaN or infinity"),
+        ("none", "NaN or infinity|failed"),
+    ],
+)
+def test_tasks_that_are_not_one_row_each_are_refused_before_anything_is_made(kind, part):
+    with pytest.raises(UnusableEnvironmentError, match=part):
+        EnvironmentFamily("gymnasium:Tasks-v0", {"kind": kind}, T)
+
+
+def test_a_number_for_each_task_is_a_row_of_one():
+    family = EnvironmentFamily("gymnasium:Tasks-v0", {"kind": "row"}, T)
+    assert family.sample_tasks(4, np.random.default_rng(0)).shape == (4, 1)

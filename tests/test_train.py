@@ -13,6 +13,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarl import checkpoints, config, figures, runs
+from metarl.building import opened_problem
+from metarl.evaluate import evaluate_meta
+from metarl.seeding import Stream, generator
 from metarl.train import main, read_command_line
 
 CONFIG = Path(__file__).parent.parent / "configs" / "nav2d.yaml"
@@ -235,6 +238,29 @@ def test_options_are_overrides():
     )
     assert options.config == "configs/nav2d.yaml"
     assert overrides == ["inner.lr=0.2", "seed=7", "device=cpu"]
+
+
+def test_a_setting_after_resume_is_no_run():
+    options, overrides = read_command_line(["--resume", "iterations=9", "inner.lr=0.2"])
+    assert options.resume == "latest"
+    assert sorted(overrides) == ["inner.lr=0.2", "iterations=9"]
+
+
+def test_the_tasks_measured_on_the_way_are_not_the_held_out_ones(tmp_path, monkeypatch):
+    """The best checkpoint must not be chosen on the tasks that results are reported for."""
+    seen = []
+    kept = figures.adaptation_figure
+    monkeypatch.setattr(
+        figures, "adaptation_figure", lambda curve, **kw: seen.append(curve) or kept(curve, **kw)
+    )
+    run = train(tmp_path, "iterations=1", "evaluation.every=1")
+    settings = config.load(run / "config.yaml")
+    with opened_problem(settings) as problem:
+        untrained = problem.initial_meta(generator(settings.seed, Stream.INITIALISATION))
+        held_out = evaluate_meta(problem, untrained, settings, 0).tasks
+        again = evaluate_meta(problem, untrained, settings, 0, Stream.VALIDATION_TASKS).tasks
+    assert (seen[0].tasks == again).all()
+    assert not set(seen[0].tasks.ravel()) & set(held_out.ravel())
 
 
 def test_print_config_prints_every_setting_and_trains_nothing(tmp_path, capsys):

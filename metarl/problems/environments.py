@@ -40,11 +40,11 @@ class EnvironmentFamily:
         self.env, self.horizon, self.observe_task = env, horizon, observe_task
         self._arguments = dict(env_kwargs, max_episode_steps=horizon)
         self.native = self._find().vector_entry_point is not None
-        self.example = self(1)
+        self.example = self._make_example()
         if self.native and not self._leaves_ended_slots_idle():
             self.example.close()
             self.native = False
-            self.example = self(1)
+            self.example = self._make_example()
         self._check()
 
     @property
@@ -76,8 +76,30 @@ class EnvironmentFamily:
 
     def sample_tasks(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """``count`` tasks of the family, float64 ``[count, D]``."""
-        tasks = np.asarray(self._family().sample_tasks(count, rng), dtype=np.float64)
+        try:
+            tasks = np.asarray(self._family().sample_tasks(count, rng), dtype=np.float64)
+        except Exception as error:
+            raise UnusableEnvironmentError(
+                f"{self.env}: sample_tasks({count}, rng) failed: {type(error).__name__}: {error}"
+            ) from error
+        if tasks.ndim not in (1, 2) or len(tasks) != count or not np.isfinite(tasks).all():
+            raise UnusableEnvironmentError(
+                f"{self.env}: sample_tasks({count}, rng) must return {count} rows of finite numbers, "
+                f"but returned an array of shape {tasks.shape}"
+                + ("" if np.isfinite(tasks).all() else " with NaN or infinity in it")
+            )
         return tasks.reshape(count, -1)
+
+    def _make_example(self) -> VectorEnv[Any, Any, Any]:
+        """The first environment: what is wrong with its arguments shows here."""
+        try:
+            return self(1)
+        except Exception as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in self._arguments.items())
+            raise UnusableEnvironmentError(
+                f"{self.env} cannot be made with {given} (problem.env_kwargs and problem.horizon): "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def _family(self) -> Any:
         """What knows the tasks: the native vector environment, or a single one."""
@@ -112,3 +134,4 @@ class EnvironmentFamily:
                     f"{self.env}: it has no method {verb}; a family of tasks needs "
                     "sample_tasks(count, rng) and set_task(task)"
                 )
+        self.sample_tasks(2, np.random.default_rng(0))
