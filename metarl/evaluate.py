@@ -172,8 +172,8 @@ def _evaluate_run(run: str, options: argparse.Namespace) -> Report:
     path, checkpoint, settings = _load(run, overrides(options))
     chosen, evaluation = settings.problem, settings.evaluation
     print(
-        f"{checkpoint.path}: {chosen.title}, {evaluation.tasks} {settings.protocol}, seed "
-        f"{settings.seed}",
+        f"{checkpoint.path}: {chosen.title}, seed {settings.seed}, {evaluation.tasks} tasks\n"
+        f"protocol: {settings.protocol}",
         flush=True,
     )
     folder = path / "evaluation"
