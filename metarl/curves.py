@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 QUARTILE, RESAMPLES, CONFIDENCE = 0.25, 10_000, 0.95
-NORMAL_95 = 1.959964
-"""Standard errors in half a 95 % interval."""
+COUNT, NORMAL_95 = "not finite", 1.959964
+"""The heading of a count; standard errors in half a 95 % interval."""
 
 
 class Measure(NamedTuple):
@@ -31,15 +31,15 @@ class Measure(NamedTuple):
     higher_is_better: bool
     beside: tuple[str, ...]
 
-    def text(self, value: float) -> str:
+    def text(self, value: float, digits: int | None = None) -> str:
         """A value in so many decimals; nothing for NaN."""
-        return "" if np.isnan(value) else f"{value:.{self.digits}f}"
+        return "" if np.isnan(value) else f"{value:.{self.digits if digits is None else digits}f}"
 
 
 MEASURES = {
     "return": Measure("average return", 2, higher_is_better=True, beside=("s.e.",)),
     "accuracy": Measure("accuracy", 4, higher_is_better=True, beside=("± 95 %",)),
-    "mse": Measure("mean squared error", 3, False, ("± 95 %", "median", "not finite")),
+    "mse": Measure("mean squared error", 3, False, ("± 95 %", "median", COUNT)),
 }
 
 
@@ -107,7 +107,7 @@ STATISTICS: dict[str, Callable[[Curve], Array]] = {
     "s.e.": lambda curve: curve.standard_error,
     "± 95 %": lambda curve: NORMAL_95 * curve.standard_error,
     "median": lambda curve: curve.median,
-    "not finite": lambda curve: curve.not_finite,
+    COUNT: lambda curve: curve.not_finite,
 }
 """By their heading: what may stand beside the mean over tasks, ``[S + 1]``."""
 

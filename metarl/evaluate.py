@@ -174,8 +174,8 @@ def _evaluate_run(run: str, options: argparse.Namespace) -> tuple[Config, Curve]
     path, checkpoint, settings = _load(run, overrides(options))
     chosen, evaluation = settings.problem, settings.evaluation
     print(
-        f"{checkpoint.path}: {chosen.title}, {evaluation.tasks} {settings.protocol}, seed "
-        f"{settings.seed}",
+        f"{checkpoint.path}: {chosen.title}, seed {settings.seed}, {evaluation.tasks} tasks\n"
+        f"protocol: {settings.protocol}",
         flush=True,
     )
     if options.render is not None and not 0 <= options.render < evaluation.tasks:

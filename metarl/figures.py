@@ -19,6 +19,7 @@ OWN = "#1f5fa8"
 PUBLISHED = {"MAML": "#c44e1f", "pretrained": "#8a6d00", "random": "#777777", "oracle": "#222222"}
 REFERENCES = ("#2e8b57", "#7b4fa3", "#a8326e", "#3a8f9e")
 STEPS, OWN_POINTS = ("#9ecae1", "#4292c6", "#08519c"), "#7b4fa3"
+MOST_TASKS = 100
 OWN_LABEL, TASKS_LABEL = "this run, mean ± s.e. over tasks", "this run, single tasks"
 
 
@@ -114,7 +115,7 @@ def _draw_tasks(axes: Axes, curve: Curve) -> None:
         "marker": ".",
         "markersize": 3,
     }
-    lines = axes.plot(curve.steps, curve.per_task_return, **style)
+    lines = axes.plot(curve.steps, curve.per_task_return[:, :MOST_TASKS], **style)
     lines[0].set_label(TASKS_LABEL)
 
 

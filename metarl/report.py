@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from metarl import disk, system
-from metarl.curves import CONFIDENCE, STATISTICS, Aggregate, Array, Curve
+from metarl.curves import CONFIDENCE, COUNT, STATISTICS, Aggregate, Array, Curve
 from metarl.figures import adaptation_figure
 from metarl.plaintext import writable
 from metarl.published import SOURCE, Row
@@ -157,9 +157,13 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
     for step in report.curve.steps:
         cells = [str(step), _rate(report.curve, step)]
         for curve in curves.values():
-            shown = [curve.mean_return, *(STATISTICS[name](curve) for name in kind.beside)]
-            known = step < len(curve.steps)
-            cells += [kind.text(values[step]) if known else "" for values in shown]
+            if step >= len(curve.steps):
+                cells += [""] * (1 + len(kind.beside))
+                continue
+            cells.append(kind.text(curve.mean_return[step]))
+            for name in kind.beside:
+                digits = 0 if name == COUNT else None
+                cells.append(kind.text(STATISTICS[name](curve)[step], digits))
         cells += [
             kind.text(row.mean[step]) if step < len(row.mean) else "" for row in report.published
         ]

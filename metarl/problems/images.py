@@ -16,7 +16,7 @@ TURNS = 4
 
 
 class ClassImages(Protocol):
-    """Images of one split, sorted by class, as :func:`metarl.datasets.load` gives them, perhaps mapped from a file."""
+    """Images of one split, sorted by class, as ``metarl.datasets.load`` gives them; a file may hold them."""
 
     @property
     def images(self) -> NDArray[np.uint8]:

@@ -183,11 +183,8 @@ class SupervisedConfig(Config):
             if self.network.transductive
             else "not transductive: no prediction depends on another query example"
         )
-        queries = self.evaluation.queries or self.problem.amount
-        return (
-            f"{HELD_OUT}; one support set and {queries} query examples (of each class) of each "
-            f"task; {batch}; {MEAN}"
-        )
+        queries = self.problem.queries_text(self.evaluation.queries)
+        return f"{HELD_OUT}; one support set and {queries} of each task; {batch}; {MEAN}"
 
 
 CONFIGS: dict[str, type[Config]] = {

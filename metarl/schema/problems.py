@@ -107,6 +107,10 @@ class Sinusoid(Section):
         """The data of each task in words."""
         return f"{self.shots} support and {self.amount} query points"
 
+    def queries_text(self, queries: int | None) -> str:
+        """So many query data in words."""
+        return f"{queries or self.amount} query points"
+
     @property
     def tasks(self) -> dict[str, Any]:
         """What decides the tasks: runs that differ in it cannot be compared."""
@@ -156,6 +160,10 @@ class Images(Section):
     def data_text(self) -> str:
         """The data of each task in words."""
         return f"{self.ways} classes x {self.shots} support and {self.queries} query images"
+
+    def queries_text(self, queries: int | None) -> str:
+        """So many query data in words."""
+        return f"{queries or self.amount} query images of each class"
 
     @property
     def tasks(self) -> dict[str, Any]:
