@@ -27,6 +27,7 @@ from metarl.functional.gaussian_mlp import (
     likelihood_gradient,
     log_std,
     policy_gradient,
+    slopes,
 )
 from metarl.functional.objectives import Linearisation, Objective, mean_outcome
 from metarl.functional.params import descend, flatten, for_tasks, unflatten
@@ -57,15 +58,16 @@ class Part(NamedTuple):
     support: tuple[Episodes, ...]
     tapes: tuple[Tape, ...]
     query: Query
+    slopes: tuple[Tensor, ...]
     gradient: Tensor
 
 
 def _adapt(
-    arch: Architecture, theta: Params, support: tuple[Episodes, ...], lr: float
+    arch: Architecture, theta: Params, support: tuple[Episodes, ...], lr: float, taped: bool
 ) -> tuple[Params, tuple[Tape, ...]]:
     params, tapes = for_tasks(theta, count_tasks(support)) if support else theta, []
     for episodes in support:
-        gradient, tape = policy_gradient(arch, params, episodes)
+        gradient, tape = policy_gradient(arch, params, episodes, taped)
         params = descend(params, gradient, lr)
         tapes.append(tape)
     return params, tuple(tapes)
@@ -112,14 +114,16 @@ def objective(
     count = count_tasks(batch)
     parts = [take(batch, part) for part in chunks(count, chunk)]
 
-    def post_update(vector: Tensor, part: MetaBatch[Episodes]) -> tuple[tuple[Tape, ...], Query]:
-        params, tapes = _adapt(arch, unflatten(vector, like), part.support, inner.lr)
+    def post_update(
+        vector: Tensor, part: MetaBatch[Episodes], taped: bool
+    ) -> tuple[tuple[Tape, ...], Query]:
+        params, tapes = _adapt(arch, unflatten(vector, like), part.support, inner.lr, taped)
         if not part.support:
             params = for_tasks(params, count_tasks(part.query))
         return tapes, _query(arch, params, part.query)
 
     def evaluate(vector: Tensor) -> Outcome:
-        return mean_outcome(mapper(lambda part: post_update(vector, part)[1].outcome, parts))
+        return mean_outcome(mapper(lambda part: post_update(vector, part, False)[1].outcome, parts))
 
     def push(part: Part, tangent: Params) -> Params:
         """J · tangent."""
@@ -135,13 +139,14 @@ def objective(
         return push(reversed_part, cotangent)
 
     def derive(vector: Tensor, part: MetaBatch[Episodes]) -> Part:
-        tapes, query = post_update(vector, part)
+        tapes, query = post_update(vector, part, True)
         per_step = -(query.ratio * part.query.advantages * query.step_weights)
+        per_step, kept = per_step.flatten(1).unsqueeze(1), slopes(arch, query.hidden)
         gradient, _ = likelihood_gradient(
-            arch, query.params, part.query, query.hidden, per_step.flatten(1).unsqueeze(-1)
+            arch, query.params, part.query, query.hidden, per_step, kept
         )
-        kept = Part(part.support, tapes, query, per_step)
-        return kept._replace(gradient=flatten(pull(kept, gradient), 1))
+        derived = Part(part.support, tapes, query, kept, per_step)
+        return derived._replace(gradient=flatten(pull(derived, gradient), 1))
 
     def linearise(vector: Tensor) -> Linearisation:
         derived = list(mapper(lambda part: derive(vector, part), parts))
@@ -151,9 +156,9 @@ def objective(
 
             def product(part: Part) -> Tensor:
                 moved = push(part, for_tasks(shaped, part.gradient.shape[0]))
-                weights = part.query.step_weights.flatten(1).unsqueeze(-1)
                 query = part.query
-                bent = fisher_product(arch, query.params, query.hidden, weights, moved)
+                weights = query.step_weights.flatten(1).unsqueeze(1)
+                bent = fisher_product(arch, query.params, query.hidden, part.slopes, weights, moved)
                 return flatten(pull(part, bent), 1)
 
             return torch.cat(list(mapper(product, derived))).sum(0) / count

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from metarl.data import Params
-from metarl.functional.gaussian_mlp import Architecture, backward, log_std
+from metarl.functional.gaussian_mlp import Architecture, log_std, slopes
 from metarl.functional.params import flatten, unflatten
 
 STRIDE = 10
@@ -37,7 +37,7 @@ def factors(
 ) -> Factors:
     """The factors of C tasks, summed over those tasks.
 
-    The expectation over actions is exact: one back-propagation for each component of the action.
+    The expectation over actions is exact: every component of the action is propagated back.
 
     Args:
         arch: the policy's architecture.
@@ -46,21 +46,29 @@ def factors(
         step_weights: weight of each state, ``[C, B, 1]``.
     """
     thinned = tuple(layer[:, ::STRIDE] for layer in hidden)
-    weights = step_weights[:, ::STRIDE]
-    weights = (weights / weights.sum(1, keepdim=True).clamp(min=1e-30)).double()
-    inverse_std = (-log_std(arch, params)).exp()
+    shares = step_weights[:, ::STRIDE]
+    shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-30)
     inputs = []
     for layer in thinned[:-1]:
-        extended = torch.cat([layer, torch.ones_like(layer[..., :1])], dim=-1).double()
-        inputs.append((extended.mT @ (weights * extended)).sum(0))
-    outputs: list[Tensor] = []
-    for action in range(inverse_std.shape[-1]):
-        delta = torch.zeros_like(thinned[-1])
-        delta[..., action] = inverse_std[:, action : action + 1]
-        deltas, _ = backward(arch, params, thinned, delta)
-        terms = [(each.double().mT @ (weights * each.double())).sum(0) for each in deltas]
-        outputs = [a + b for a, b in zip(outputs, terms, strict=True)] if outputs else terms
-    return Factors(tuple(inputs), tuple(outputs), len(weights))
+        extended = torch.cat([layer, torch.ones_like(layer[..., :1])], dim=-1)
+        inputs.append((extended.mT @ (shares * extended)).double().sum(0))
+    derivatives = _output_derivatives(arch, params, thinned)
+    columns = shares.mT.repeat(1, 1, thinned[-1].shape[-1])
+    outputs = [((columns * each) @ each.mT).double().sum(0) for each in derivatives]
+    return Factors(tuple(inputs), tuple(outputs), len(shares))
+
+
+def _output_derivatives(
+    arch: Architecture, params: Params, hidden: tuple[Tensor, ...]
+) -> list[Tensor]:
+    """σ_a⁻¹ ∂μ_a/∂z_i of each layer i, ``[C, out, A·B]``, the B states of one action after another."""
+    inverse_std = torch.diag_embed((-log_std(arch, params)).exp())
+    states, actions = hidden[-1].shape[1:]
+    result = [inverse_std.repeat_interleave(states, dim=2)]
+    for i, slope in reversed(list(enumerate(slopes(arch, hidden), start=1))):
+        below = params[f"layers.{i}.weight"].mT @ result[0]
+        result.insert(0, below.mul_(slope.repeat(1, 1, actions)))
+    return result
 
 
 def preconditioner(
