@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import itertools
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,32 @@ def replace(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `replace` that an interruption left in a folder."""
+    for path in folder.glob(".*.*.[0-9]*"):
+        path.unlink(missing_ok=True)
+
+
+def new_folder(group: Path, name: str) -> Path:
+    """Make a folder of that name, or of the name and a number where there is one already."""
+    group.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = group / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            path.mkdir()
+            break
+    return path
+
+
+def check_same(path: Path, descriptor: int) -> None:
+    """Raise OSError unless an open file is still that of its path.
+
+    Where its folder was removed or moved away, writing would go on without an error, into nothing.
+    """
+    if not os.path.samestat(path.stat(), os.fstat(descriptor)):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
 
 
 def lock(path: Path) -> int:

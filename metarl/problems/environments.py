@@ -40,11 +40,11 @@ class EnvironmentFamily:
         self.env, self.horizon, self.observe_task = env, horizon, observe_task
         self._arguments = dict(env_kwargs, max_episode_steps=horizon)
         self.native = self._find().vector_entry_point is not None
-        self.example = self(1)
+        self.example = self._make_example()
         if self.native and not self._leaves_ended_slots_idle():
             self.example.close()
             self.native = False
-            self.example = self(1)
+            self.example = self._make_example()
         self._check()
 
     @property
@@ -77,6 +77,11 @@ class EnvironmentFamily:
     def sample_tasks(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """``count`` tasks of the family, float64 ``[count, D]``."""
         tasks = np.asarray(self._family().sample_tasks(count, rng), dtype=np.float64)
+        if len(np.atleast_1d(tasks)) != count or not np.isfinite(tasks).all():
+            raise UnusableEnvironmentError(
+                f"{self.env}: its sample_tasks({count}, rng) must return {count} rows of finite "
+                f"numbers, but returned an array of shape {tasks.shape}"
+            )
         return tasks.reshape(count, -1)
 
     def _family(self) -> Any:
@@ -91,9 +96,17 @@ class EnvironmentFamily:
             if module:
                 importlib.import_module(module)
             return gym.spec(name)
-        except (ImportError, gym.error.Error) as error:
+        except Exception as error:
             raise UnusableEnvironmentError(
-                f"problem.env is {self.env}, which cannot be found: {error}"
+                f"problem.env is {self.env}, which cannot be found: {_one_line(error)}"
+            ) from error
+
+    def _make_example(self) -> VectorEnv[Any, Any, Any]:
+        try:
+            return self(1)
+        except Exception as error:
+            raise UnusableEnvironmentError(
+                f"{self.env}: cannot be made with the problem.env_kwargs given: {_one_line(error)}"
             ) from error
 
     def _leaves_ended_slots_idle(self) -> bool:
@@ -112,3 +125,8 @@ class EnvironmentFamily:
                     f"{self.env}: it has no method {verb}; a family of tasks needs "
                     "sample_tasks(count, rng) and set_task(task)"
                 )
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
