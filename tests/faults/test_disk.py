@@ -34,7 +34,7 @@ def test_a_disk_that_is_full_at_the_start_or_later_is_named(server, whole, tmp_p
     reference = whole(ITERATIONS)
     hook = ("limit_file_size", size)
     ended = server.run(*driver.new(tmp_path, LENGTH), hook=hook)
-    driver.assert_one_sentence(ended, str(tmp_path), "File too large")
+    driver.assert_one_sentence(ended, str(tmp_path), "File too large", board=True)
     left = list(tmp_path.glob("*/*"))
     if not any((path / "config.yaml").exists() for path in left):
         assert not left, "a run that could not be made leaves nothing"
@@ -43,7 +43,7 @@ def test_a_disk_that_is_full_at_the_start_or_later_is_named(server, whole, tmp_p
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting is root's")
-@pytest.mark.parametrize("size", ["16k", "48k", "80k"])
+@pytest.mark.parametrize("size", ["16k", "32k", "48k"])
 def test_a_small_file_system_fills_up(server, whole, tmp_path, size):
     reference = whole(ITERATIONS)
     small, large = tmp_path / "small", tmp_path / "large"
@@ -53,7 +53,7 @@ def test_a_small_file_system_fills_up(server, whole, tmp_path, size):
         pytest.skip("mounting is not allowed here")
     try:
         ended = server.run(*driver.new(small, LENGTH))
-        driver.assert_one_sentence(ended, str(small), "No space left on device")
+        driver.assert_one_sentence(ended, str(small), "No space left on device", board=True)
         shutil.copytree(small, large)
     finally:
         subprocess.run(["umount", str(small)], check=True)
@@ -100,8 +100,7 @@ def test_a_folder_that_is_gone_ends_the_run_and_is_not_made_again(server, whole,
     assert not list(tmp_path.glob(f"*/*/{runs.METRICS}"))
     assert not list(tmp_path.glob("*/*/checkpoints/[0-9]*"))
     if how == "moved":
-        ended = server.run(LENGTH, "--resume", str(moved))
-        assert ended.code == 0 or checkpoints.newest_valid(moved)[0].iteration > ITERATIONS, ended
+        assert server.run(LENGTH, "--resume", str(moved)).code == 0
 
 
 @pytest.fixture
