@@ -111,7 +111,8 @@ class HalfCheetahVectorEnv(TaskVectorEnv):
             slot = int(error.ids[0])
             raise SimulationError(
                 f"{name_of(self)}: the simulation in slot {slot} stopped at step "
-                f"{self._elapsed[slot]}: {self.batch.error(slot)}"
+                f"{self._elapsed[slot]}: {self.batch.error(slot)}",
+                slot,
             ) from error
 
 

@@ -183,5 +183,6 @@ def check_simulations(
         return
     raise SimulationError(
         f"{name}: the simulation in slot {slots[row]} broke down at step {elapsed[row]}: "
-        f"{quantity} became NaN, infinite or huge"
+        f"{quantity} became NaN, infinite or huge",
+        int(slots[row]),
     )

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,21 +108,27 @@ def load(path: str | Path) -> Checkpoint:
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != manifest["files"][name]:
             raise CheckpointError(f"{path / name}: is damaged (its SHA-256 is not the manifest's).")
-    tensors = from_bytes(contents[TENSORS])
-    return Checkpoint(
-        path=path,
-        iteration=manifest["iteration"],
-        tensors={name: tensors[name] for name in manifest["tensors"]},
-        state=json.loads(contents[STATE]),
-        score=manifest["score"],
-    )
+    # The sums are right, so it was made like this: by another program, or to deceive.
+    try:
+        tensors = from_bytes(contents[TENSORS])
+        state = json.loads(contents[STATE])
+        named = {name: tensors[name] for name in manifest["tensors"]}
+    except Exception as error:  # noqa: BLE001 - there is no list of what the parsers raise
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: holds what metarl does not write ({reason}).") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path / STATE}: holds what metarl does not write.")
+    return Checkpoint(path, manifest["iteration"], named, state, manifest["score"])
 
 
-def newest_valid(run: str | Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint of a run that can be trusted.
+def newest_valid(
+    run: str | Path, use: Callable[[Checkpoint], None] = lambda _: None
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint of a run that can be trusted, and used.
 
     Args:
         run: the run's folder.
+        use: takes the checkpoint; raises CheckpointError if it is of no use.
 
     Returns:
         The checkpoint or None, and a sentence for each newer one that was refused.
@@ -130,9 +136,16 @@ def newest_valid(run: str | Path) -> tuple[Checkpoint | None, list[str]]:
     refused: list[str] = []
     for path in reversed(in_order(Path(run) / "checkpoints")):
         try:
-            return load(path), refused
+            checkpoint = load(path)
         except CheckpointError as error:
             refused.append(str(error))
+            continue
+        try:
+            use(checkpoint)
+        except CheckpointError as error:
+            refused.append(f"{path}: {error}")
+            continue
+        return checkpoint, refused
     return None, refused
 
 
@@ -191,7 +204,22 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path / MANIFEST}: is of format {manifest.get('format')}, not {FORMAT} as read here."
         )
+    if not _is_complete(manifest):
+        raise CheckpointError(f"{path / MANIFEST}: holds what metarl does not write.")
     return manifest
+
+
+def _is_complete(manifest: Mapping[str, Any]) -> bool:
+    files, names, score = (manifest.get(key) for key in ("files", "tensors", "score"))
+    return (
+        isinstance(files, dict)
+        and {TENSORS, STATE} <= files.keys()
+        and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and type(manifest.get("iteration")) is int
+        and manifest["iteration"] >= 0
+        and (score is None or isinstance(score, int | float))
+    )
 
 
 def _read(path: Path) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import itertools
 import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,32 @@ def replace_folder(final: Path) -> Iterator[Path]:
             replaced.rename(final)
         raise
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `replace` that an interruption left in a folder."""
+    for path in folder.glob(".*.*.[0-9]*"):
+        path.unlink(missing_ok=True)
+
+
+def new_folder(group: Path, name: str) -> Path:
+    """Make a folder of that name, or of the name and a number where there is one already."""
+    group.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = group / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            path.mkdir()
+            break
+    return path
+
+
+def check_same(path: Path, descriptor: int) -> None:
+    """Raise OSError unless an open file is still that of its path.
+
+    Where its folder was removed or moved away, writing would go on without an error, into nothing.
+    """
+    if not os.path.samestat(path.stat(), os.fstat(descriptor)):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
 
 
 def lock(path: Path) -> int:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from metarl.checkpoints import Checkpoint
     from metarl.data import Meta, Params
+    from metarl.outer import Outer
 
-THETA, RATES = "theta/", "rates/"
+THETA, RATES, OUTER = "theta/", "rates/", "outer/"
 
 
 def meta_to_tensors(meta: Meta) -> dict[str, Tensor]:
@@ -32,6 +34,38 @@ def meta_from_tensors(tensors: Mapping[str, Tensor], like: Meta) -> Meta:
     return like._replace(
         theta=_restored(tensors, THETA, like.theta), rates=_restored(tensors, RATES, like.rates)
     )
+
+
+def restore_outer(outer: Outer, checkpoint: Checkpoint, device: str) -> int:
+    """Put an outer step's memory back.
+
+    Args:
+        outer: changed in place.
+        checkpoint: its tensors ``outer/<name>`` and its state ``outer`` are `Outer.state`.
+        device: of the tensors.
+
+    Returns:
+        The environment steps taken until then.
+
+    Raises:
+        CheckpointError: it holds no such memory, but perhaps that of another ``outer.method``.
+    """
+    from metarl.checkpoints import CheckpointError
+
+    tensors = {
+        name.removeprefix(OUTER): tensor.to(device)
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(OUTER)
+    }
+    try:
+        steps = int(checkpoint.state["env_steps"])
+        outer.restore(tensors, checkpoint.state["outer"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint does not hold what outer.method needs ({error}); use the "
+            "configuration that it was trained with."
+        ) from None
+    return steps
 
 
 def _restored(tensors: Mapping[str, Tensor], prefix: str, like: Params) -> Params:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
@@ -68,11 +67,12 @@ class Run:
         """
         group = Path(directory or settings.run.directory) / name
         with disk.failures_as(RunError, group):
-            path = _new_folder(group, settings.seed)
+            path = disk.new_folder(group, f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-s{settings.seed}")
         try:
             with disk.failures_as(RunError, path):
-                (path / CONFIG).write_text(config.dump(settings), encoding="utf-8")
                 system.write(path / SYSTEM)
+                # Last and whole: a folder is a run as soon as it has settings.
+                disk.replace(path / CONFIG, config.dump(settings).encode())
                 return cls(path, settings)
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
@@ -116,6 +116,7 @@ class Run:
         record: dict[str, float | None] = {"iteration": iteration, "time": time.time()}
         record |= {tag: _finite(value) for tag, value in metrics.items()}
         with disk.failures_as(RunError, self.path / METRICS):
+            self._check_place()
             line = (json.dumps(record, allow_nan=False) + "\n").encode()
             if self._metrics.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -138,6 +139,7 @@ class Run:
             figure = png.getvalue()
         path = self.path / "figures" / tag / f"{iteration:06d}.png"
         with disk.failures_as(RunError, path):
+            self._check_place()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(figure)
         self._board.image(tag, figure, iteration)
@@ -152,8 +154,12 @@ class Run:
         """Save a checkpoint and remove those that need not be kept: see `checkpoints.save`.
 
         Raises:
-            CheckpointError: the disk does not take it.
+            CheckpointError, RunError: the disk does not take it, or the record up to then.
         """
+        with disk.failures_as(RunError, self.path / METRICS):
+            self._check_place()
+            # Else a power failure could leave a checkpoint without the record up to it.
+            os.fsync(self._metrics.fileno())
         directory = self.path / "checkpoints"
         path = checkpoints.save(directory, iteration, tensors, state, score)
         checkpoints.prune(directory, self.config.run.keep)
@@ -165,7 +171,7 @@ class Run:
         self._metrics.close()
         if self._lock >= 0:
             os.close(self._lock)
-            self._lock = -1
+        self._lock = -1
 
     def __enter__(self) -> Self:
         return self
@@ -173,9 +179,12 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _check_place(self) -> None:
+        disk.check_same(self.path / METRICS, self._metrics.fileno())
+
     def _show(self, record: Mapping[str, Any]) -> None:
-        metrics = {tag: value for tag, value in record.items() if tag not in ("iteration", "time")}
-        self._board.scalars(record["iteration"], metrics, record["time"])
+        metrics = dict(record)
+        self._board.scalars(metrics.pop("iteration"), metrics, metrics.pop("time"))
 
     def _rewind(self, iteration: int) -> None:
         """Take back everything from ``iteration`` on; TensorBoard's view is made again."""
@@ -192,6 +201,7 @@ class Run:
                 self._board.image(tag, path.read_bytes(), int(path.stem))
             else:
                 path.unlink()
+        disk.remove_leftovers(self.path)
         checkpoints.remove_leftovers(self.path / "checkpoints")
         checkpoints.set_aside(self.path / "checkpoints", iteration)
         disk.replace(self.path / CONFIG, config.dump(self.config).encode())
@@ -271,19 +281,6 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
 
 def _is_checkpoint(path: Path) -> bool:
     return path.parent.name == "checkpoints" and not (path / CONFIG).exists()
-
-
-def _new_folder(group: Path, seed: int) -> Path:
-    """Make a folder of its own, even for runs that start in the same second."""
-    group.mkdir(parents=True, exist_ok=True)
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-s{seed}"
-    number = 1
-    while True:
-        path = group / (name if number == 1 else f"{name}-{number}")
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()
-            return path
-        number += 1
 
 
 def _created(path: Path) -> tuple[str, float]:

@@ -20,12 +20,10 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from metarl.data import Params
+from metarl.failures import EnvironmentFailureError, Naming, name_of, with_task
 from metarl.functional.tasks import Mapper, take
+from metarl.nonfinite import check
 from metarl.seeding import Key
-
-
-class EnvironmentFailureError(Exception):
-    """An environment raised, or returned what cannot be learned from; the message names it, its task and its step."""
 
 
 class StackedPolicy(Protocol):
@@ -61,7 +59,7 @@ class LoopVectorEnv(VectorEnv[Any, Any, Any]):
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
         self.envs = list(envs)
-        self.num_envs = len(self.envs)
+        self.num_envs, self.spec = len(self.envs), self.envs[0].spec
         self.single_observation_space = self.envs[0].observation_space
         self.single_action_space = self.envs[0].action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -79,7 +77,7 @@ class LoopVectorEnv(VectorEnv[Any, Any, Any]):
         self._step = 0
         for slot, env in enumerate(self.envs):
             task = None if options is None else options["task"][slot]
-            with self._naming(slot, "reset"):
+            with Naming(self, "reset", slot):
                 if task is not None:
                     env.unwrapped.set_task(task)  # type: ignore[attr-defined]
                 self._put(slot, env.reset(seed=None if seed is None else int(seed[slot]))[0])
@@ -92,7 +90,7 @@ class LoopVectorEnv(VectorEnv[Any, Any, Any]):
         clipped = np.clip(actions, space.low, space.high).astype(space.dtype)  # type: ignore[attr-defined]
         for slot, env in enumerate(self.envs):
             if not self._ended[:, slot].any():
-                with self._naming(slot, f"step {self._step}"):
+                with Naming(self, f"step {self._step}", slot):
                     obs, rewards[slot], *ended, _ = env.step(clipped[slot])
                     self._ended[:, slot] = ended
                     self._put(slot, obs)
@@ -110,28 +108,6 @@ class LoopVectorEnv(VectorEnv[Any, Any, Any]):
                 f"an observation of shape {np.shape(obs)}, where {self._obs.shape[1:]} was declared"
             )
         self._obs[slot] = obs
-
-    def _naming(self, slot: int, where: str) -> _Naming:
-        spec = self.envs[slot].spec
-        return _Naming(
-            f"{spec.id if spec else type(self.envs[slot].unwrapped).__name__}, slot {slot}, {where}"
-        )
-
-
-class _Naming:
-    """Turns an environment's exception into one that says where it came from."""
-
-    def __init__(self, place: str) -> None:
-        self.place = place
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, EnvironmentFailureError):
-            raise EnvironmentFailureError(
-                f"environment {self.place}: {type(error).__name__}: {error}"
-            ) from error
 
 
 class Sampler:
@@ -186,19 +162,29 @@ class Sampler:
             The wave; steps after an episode's end are zero and masked.
 
         Raises:
-            EnvironmentFailureError: an environment raised, or gave a reward or observation that is not finite.
+            EnvironmentFailureError: an environment raised, or gave what does not fit its spaces.
+            NonFiniteError: a reward, observation or action is not finite, or an environment raised a
+                FloatingPointError, which says that its numbers broke down.
         """
         generators = [key.generator(task, step) for task in range(len(tasks))]
         seeds = np.stack([rng.integers(2**31, size=self.episodes) for rng in generators])
         told = tasks.shape[1] if self.observe_task else 0
         wave = self._new_wave(generators, next(iter(params.values())).dtype, told)
+        place = f"{name_of(self.envs[0])}, gradient step {step}"
 
         def sample(item: tuple[slice, VectorEnv[Any, Any, Any]]) -> None:
             part, env = item
-            self._sample_share(env, take(params, part), tasks[part], seeds[part], take(wave, part))
+            own = take(wave, part)
+            check_own = lambda: _check_finite(own, tasks[part], place, part.start)  # noqa: E731
+            try:
+                self._sample_share(
+                    env, take(params, part), tasks[part], seeds[part], own, check_own
+                )
+            except EnvironmentFailureError as error:
+                raise with_task(error, tasks, part.start, self.episodes) from error.__cause__
 
         list(self.mapper(sample, zip(self.shares, self.envs, strict=True)))
-        _check_finite(wave, tasks)
+        _check_finite(wave, tasks, place)
         return wave
 
     def _new_wave(
@@ -238,11 +224,13 @@ class Sampler:
         tasks: np.ndarray,
         seeds: np.ndarray,
         wave: Wave,
+        check_own: Callable[[], None],
     ) -> None:
-        """Fill one thread's part of the wave."""
+        """Fill one thread's part of the wave; ``check_own`` raises if what it holds is not finite."""
         grid, slots = (len(tasks), self.episodes), len(tasks) * self.episodes
         options = {"task": np.repeat(tasks, self.episodes, axis=0)}
-        obs, _ = env.reset(seed=seeds.reshape(-1).tolist(), options=options)  # type: ignore[arg-type]
+        with Naming(env, "reset"):
+            obs, _ = env.reset(seed=seeds.reshape(-1).tolist(), options=options)  # type: ignore[arg-type]
         told = torch.from_numpy(tasks).to(self.device, wave.obs.dtype)[:, None].expand(*grid, -1)
         active = np.ones(slots, dtype=bool)
         rewards = np.zeros((self.horizon, slots))
@@ -255,7 +243,9 @@ class Sampler:
             action = torch.addcmul(mean, wave.actions[:, :, t], log_std.exp().unsqueeze(1))
             wave.obs[:, :, t], wave.mean[:, :, t], wave.actions[:, :, t] = seen, mean, action
             sent = action.view(slots, -1).cpu().numpy()
-            with _Naming(f"{type(env.unwrapped).__name__}, step {t}"):
+            if not np.isfinite(sent).all():
+                check_own()
+            with Naming(env, f"step {t}"):
                 obs, reward, terminated, truncated, _ = env.step(sent)
             rewards[t], mask[t] = reward, active
             active &= ~(terminated | truncated)
@@ -269,13 +259,7 @@ class Sampler:
                 kept.mul_(wave.mask.unsqueeze(-1))
 
 
-def _check_finite(wave: Wave, tasks: np.ndarray) -> None:
-    for name in ("obs", "actions", "rewards"):
-        values = getattr(wave, name)
-        # A sum is finite only if every term is: one pass, and no temporary.
-        if not values.sum().isfinite() and not (finite := values.isfinite()).all():
-            task, episode, step = (int(index) for index in (~finite).nonzero()[0][:3])
-            raise EnvironmentFailureError(
-                f"{name} not finite in task {task} {tasks[task].tolist()}, "
-                f"episode {episode}, step {step}"
-            )
+def _check_finite(wave: Wave, tasks: np.ndarray, place: str, first: int = 0) -> None:
+    check(
+        {name: getattr(wave, name) for name in ("obs", "actions", "rewards")}, tasks, place, first
+    )

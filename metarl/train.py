@@ -105,16 +105,16 @@ def _resume(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.print_config:
         print(config.dump(settings), end="")
         return 0
-    found, refused = checkpoints.newest_valid(path)
-    for reason in refused:
-        print(f"warning: {reason}", file=sys.stderr)
-    if found is None and refused:
-        raise checkpoints.CheckpointError(
-            f"{path}: has no checkpoint that can be trusted; start a new run."
-        )
     with Training(settings) as training:
-        if found is not None:
-            training.restore(found)
+        found, refused = checkpoints.newest_valid(path, training.restore)
+        for reason in refused:
+            print(f"warning: {reason}", file=sys.stderr)
+        if found is None and not refused:
+            print(f"warning: {path}: has no checkpoint yet, so it begins anew.", file=sys.stderr)
+        if found is None and refused:
+            raise checkpoints.CheckpointError(
+                f"{path}: has no checkpoint that can be used; start a new run."
+            )
         with runs.Run.reopen(path, training.iteration, settings) as run:
             return train(training, run)
 
@@ -160,18 +160,12 @@ class Training:
         run.save_checkpoint(self.iteration, meta_to_tensors(self.meta) | named, state, score)
 
     def restore(self, checkpoint: Any) -> None:
-        """Continue from a checkpoint."""
-        from metarl.metastate import meta_from_tensors
+        """Continue from a checkpoint; CheckpointError, and nothing changed, where it does not fit."""
+        from metarl.metastate import meta_from_tensors, restore_outer
 
-        self.meta = meta_from_tensors(checkpoint.tensors, self.meta)
-        outer = {
-            name.removeprefix("outer/"): tensor.to(self.device)
-            for name, tensor in checkpoint.tensors.items()
-            if name.startswith("outer/")
-        }
-        self.outer.restore(outer, checkpoint.state["outer"])
-        self.iteration = checkpoint.iteration
-        self.env_steps = checkpoint.state["env_steps"]
+        meta = meta_from_tensors(checkpoint.tensors, self.meta)
+        self.env_steps = restore_outer(self.outer, checkpoint, self.device)
+        self.meta, self.iteration = meta, checkpoint.iteration
 
 
 def train(training: Training, run: Any) -> int:
@@ -181,6 +175,7 @@ def train(training: Training, run: Any) -> int:
         Exit code: 0, or 128 plus the signal that ended it; its checkpoint is saved then.
     """
     from metarl.display import Display
+    from metarl.nonfinite import left_out_if
 
     settings = training.settings
     with Display(settings.iterations, training.iteration) as display, Interrupts() as interrupts:
@@ -192,7 +187,10 @@ def train(training: Training, run: Any) -> int:
             reports = evaluates or is_due(settings.run.log_every, i, done)
             if reports:
                 display.update(i, metrics)
-            score = evaluate(training, run, metrics, display) if evaluates else None
+            score = None
+            if evaluates:
+                with left_out_if(settings.on_nonfinite == "skip_task"):
+                    score = evaluate(training, run, metrics, display)
             stop = interrupts.received
             if reports or stop:
                 run.log(i - 1, metrics)
@@ -207,17 +205,17 @@ def train(training: Training, run: Any) -> int:
 
 def meta_iteration(training: Training) -> dict[str, float]:
     """Sample tasks, collect their data, take one outer step; returns what to log."""
+    from metarl.nonfinite import Guard
     from metarl.seeding import Key, Stream, generator
 
     settings, problem, meta = training.settings, training.problem, training.meta
     seed, i = settings.seed, training.iteration
     began = time.perf_counter()
     tasks = problem.sample_tasks(settings.outer.tasks, generator(seed, Stream.TRAIN_TASKS, i))
-    batch, metrics = problem.collect(meta, tasks, Key(seed, Stream.TRAIN_DATA, i))
+    guard = Guard(problem, tasks, settings.on_nonfinite == "skip_task", i)
+    batch, metrics = guard.collect(meta, Key(seed, Stream.TRAIN_DATA, i))
     collected = time.perf_counter()
-    training.meta, info = training.outer.step(
-        meta, lambda variant: problem.objective(meta, batch, variant, i)
-    )
+    training.meta, info = guard.step(training.outer, meta, batch)
     metrics |= info
     metrics["time/collect"] = collected - began
     metrics["time/outer"] = time.perf_counter() - collected

@@ -189,8 +189,9 @@ class TargetEnv(gym.Env):
         spread: tasks are uniform in ±spread.
         bound: of the action space.
         random_end: episodes terminate after a number of steps drawn at reset, 1 to 6.
-        fault: what goes wrong at step ``fault_step`` where task[0] > 0.5: raise, nan_reward,
-            inf_obs, shape.
+        fault: what goes wrong at step ``fault_step`` where task[0] > 0.5: raise, broken (a
+            FloatingPointError), nan_reward, inf_reward, huge_reward, nan_obs, inf_obs, shape, vector_reward,
+            old_api (four values). At every step and task: constant (reward).
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -232,8 +233,15 @@ class TargetEnv(gym.Env):
         if self.task[0] > 0.5 and len(self.actions) == self.fault_step + 1:
             if self.fault == "raise":
                 raise ZeroDivisionError("the motor is on fire")
-            obs = {"inf_obs": np.full(1, np.inf), "shape": np.ones(2)}.get(self.fault, obs)
-            reward = np.nan if self.fault == "nan_reward" else reward
+            if self.fault == "broken":
+                raise FloatingPointError("the motor is at infinity")
+            if self.fault == "old_api":
+                return obs, reward, False, {}
+            odd = {"nan_obs": np.full(1, np.nan), "inf_obs": np.full(1, np.inf)}
+            obs = (odd | {"shape": np.ones(2)}).get(self.fault, obs)
+            odd = {"nan_reward": np.nan, "inf_reward": -np.inf, "huge_reward": 1e30}
+            reward = (odd | {"vector_reward": np.ones(2)}).get(self.fault, reward)
+        reward = 1.0 if self.fault == "constant" else reward
         self.ended = len(self.actions) == self.length
         return obs, reward, self.ended, False, {}
 

@@ -49,12 +49,13 @@ def test_every_kind_of_expected_error_is_there():
     from metarl.checkpoints import CheckpointError
     from metarl.datasets import DatasetError
     from metarl.errors import EXPECTED
+    from metarl.failures import EnvironmentFailureError
+    from metarl.nonfinite import NonFiniteError
     from metarl.problems.environments import UnusableEnvironmentError
     from metarl.runs import RunError
-    from metarl.sampler import EnvironmentFailureError
 
     kinds = [CheckpointError, RunError, UnusableEnvironmentError, EnvironmentFailureError]
-    kinds.append(DatasetError)
+    kinds += [DatasetError, NonFiniteError]
     assert all(is_expected(kind("x")) for kind in [*kinds, SimulationError, DependencyNotInstalled])
     assert all(
         hasattr(sys.modules[name], kind) for name, kinds in EXPECTED.items() for kind in kinds

@@ -10,12 +10,13 @@ import support
 import torch
 
 from metarl.data import Meta
+from metarl.failures import EnvironmentFailureError
 from metarl.functional import baseline, gaussian, returns
 from metarl.functional.params import flatten_meta
 from metarl.functional.tasks import take
 from metarl.problems.environments import EnvironmentFamily
 from metarl.problems.protocol import Variant
-from metarl.sampler import EnvironmentFailureError, Sampler
+from metarl.sampler import Sampler
 from metarl.seeding import Key, Stream, generator
 
 KEY = support.KEY

@@ -232,9 +232,10 @@ def test_tensorboard_that_is_not_installed_is_one_warning(run, monkeypatch, capl
 
 
 def test_a_full_disk_is_one_sentence(run):
-    full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - closed by the run
-    run._metrics.close()
-    run._metrics = full
+    record = run.path / "metrics.jsonl"
+    record.unlink()
+    record.symlink_to("/dev/full")
+    run._metrics = record.open("wb", buffering=0)
     with pytest.raises(RunError, match="No space left on device") as caught:
         run.log(0, {"a": 1.0})
     assert "metrics.jsonl" in str(caught.value)

@@ -24,8 +24,8 @@ def count_tasks(stacked: Any) -> int:
     return pytree.tree_leaves(stacked)[0].shape[0]
 
 
-def take(stacked: Any, index: int | slice) -> Any:
-    """The part ``index`` of the task axis, of every leaf: views, nothing is copied."""
+def take(stacked: Any, index: int | slice | list[int]) -> Any:
+    """The part ``index`` of the task axis, of every leaf: views, unless it is a list of rows."""
     return pytree.tree_map(lambda leaf: leaf[index], stacked)
 
 

@@ -66,6 +66,7 @@ def conjugate_gradient(
         curvature = float(direction @ curved)
         if not curvature > 0.0:
             negative = True
+            residual = residual + 0.0 * curved  # where that is NaN, so is the residual
             break
         step = descent / curvature
         x = x + step * direction

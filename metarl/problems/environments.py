@@ -80,7 +80,7 @@ class EnvironmentFamily:
             tasks = np.asarray(self._family().sample_tasks(count, rng), dtype=np.float64)
         except Exception as error:
             raise UnusableEnvironmentError(
-                f"{self.env}: sample_tasks({count}, rng) failed: {type(error).__name__}: {error}"
+                f"{self.env}: sample_tasks({count}, rng) failed: {_one_line(error)}"
             ) from error
         if tasks.ndim not in (1, 2) or len(tasks) != count or not np.isfinite(tasks).all():
             raise UnusableEnvironmentError(
@@ -113,9 +113,17 @@ class EnvironmentFamily:
             if module:
                 importlib.import_module(module)
             return gym.spec(name)
-        except (ImportError, gym.error.Error) as error:
+        except Exception as error:
             raise UnusableEnvironmentError(
-                f"problem.env is {self.env}, which cannot be found: {error}"
+                f"problem.env is {self.env}, which cannot be found: {_one_line(error)}"
+            ) from error
+
+    def _make_example(self) -> VectorEnv[Any, Any, Any]:
+        try:
+            return self(1)
+        except Exception as error:
+            raise UnusableEnvironmentError(
+                f"{self.env}: cannot be made with the problem.env_kwargs given: {_one_line(error)}"
             ) from error
 
     def _leaves_ended_slots_idle(self) -> bool:
@@ -135,3 +143,8 @@ class EnvironmentFamily:
                     "sample_tasks(count, rng) and set_task(task)"
                 )
         self.sample_tasks(2, np.random.default_rng(0))
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -67,9 +67,11 @@ class Problem(Protocol):
 
     Attributes:
         measure: what an adaptation curve shows: ``return``, ``accuracy``, ``mse``.
+        name: what messages call it, such as the environment's id.
     """
 
     measure: str
+    name: str
 
     def initial_meta(self, rng: np.random.Generator) -> Meta:
         """The untrained meta-parameters."""

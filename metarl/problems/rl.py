@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metarl import nonfinite
 from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional import baseline, closed_form, gaussian, objectives, returns
 from metarl.functional.adapt import InnerUpdate, inner_step
@@ -95,7 +96,7 @@ class RLProblem:
         threads: int = 1,
     ) -> None:
         self.environments, self.sampling, self.adaptation = environments, sampling, adaptation
-        self.estimator = ESTIMATORS[adaptation.estimator]
+        self.name, self.estimator = environments.env, ESTIMATORS[adaptation.estimator]
         self.device, self.threads = torch.device(device), threads
         self.make_policy = make_policy
         self.policy = self._new_policy(0).to(self.device)
@@ -151,7 +152,8 @@ class RLProblem:
             step: inner step.
             episodes: N.
         """
-        return self._credit(self._sampler(len(tasks), episodes).wave(params, tasks, key, step))
+        sampled = self._sampler(len(tasks), episodes).wave(params, tasks, key, step)
+        return self._credit(sampled, tasks, f"{self.name}, gradient step {step}")
 
     def adapt(self, params: Params, episodes: Episodes, rates: float | Params) -> Params:
         """One inner step of every task, without derivatives: ``[M, *shape] -> [M, *shape]``."""
@@ -179,8 +181,7 @@ class RLProblem:
             return objectives.by_autograd(task_objective, batch, meta, self.mapper)
         return closed_form.objective(
             *(self.arch, self.estimator, update, batch, meta.theta),
-            self.mapper,
-            self._chunk(len(batch.query.mask)),
+            *(self.mapper, self._chunk(len(batch.query.mask))),
         )
 
     def adaptation_curve(
@@ -222,11 +223,11 @@ class RLProblem:
 
     def close(self) -> None:
         """Close the environments and end the threads."""
+        if self.pool:  # first: after a failure in one thread, others may still be stepping
+            self.pool.shutdown(cancel_futures=True)
         for sampler in self._samplers.values():
             sampler.close()
         self.environments.example.close()
-        if self.pool:
-            self.pool.shutdown()
 
     def _new_policy(self, seed: int) -> nn.Module:
         sizes = self.environments.obs_size, self.environments.action_size
@@ -264,9 +265,10 @@ class RLProblem:
         return self._samplers[tasks, episodes]
 
     @torch.no_grad()
-    def _credit(self, wave: Wave) -> Collected:
+    def _credit(self, wave: Wave, tasks: np.ndarray, place: str) -> Collected:
         """Baseline and advantages of every task, each fitted and standardised by itself."""
         to_go = returns.discounted_sums(wave.rewards, self.sampling.discount)
+        nonfinite.check({"returns to go": to_go}, tasks, place)
 
         def value(part: slice) -> Tensor:
             inputs = baseline.features(wave.obs[part])
@@ -278,6 +280,8 @@ class RLProblem:
             wave.rewards, values, wave.mask, self.sampling.discount, self.sampling.gae_lambda
         )
         advantages, mean, std = returns.standardise(raw, wave.mask)
+        # A spread that overflows would make every advantage zero, without a word.
+        nonfinite.check({"advantages": raw, "their spread": std[:, 0, 0]}, tasks, place)
         in_its_units = (values + mean) / std * wave.mask
         episodes = Episodes(**wave._asdict(), advantages=advantages, values=in_its_units)
         explained = baseline.explained_variance(values, to_go, wave.mask)
@@ -301,5 +305,5 @@ def _metrics(waves: list[Collected], norms: list[Tensor]) -> dict[str, float]:
 
 
 def _own(params: Params) -> Params:
-    """Memory of their own for parameters that are views: batched products then need no copies."""
+    """Memory of their own for views: batched products then need no copies."""
     return {name: value.contiguous() for name, value in params.items()}

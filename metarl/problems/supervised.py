@@ -118,7 +118,7 @@ class SupervisedProblem:
         self.source, self.make_network = source, make_network
         self.adaptation = adaptation or Adaptation()
         self.loss, self.device = LOSSES[loss], torch.device(device)
-        self.measure = self.loss.measure
+        self.name, self.measure = type(source).__name__, self.loss.measure
         self.network = self._new_network(0).to(self.device)
         if next(self.network.buffers(), None) is not None:
             raise ValueError(

@@ -48,6 +48,8 @@ class Config(Section):
     """Python threads that share the tasks; auto: one for each core. No number depends on it."""
     iterations: Count
     """Meta-iterations."""
+    on_nonfinite: Literal["raise", "skip_task"] = "raise"
+    """A task whose numbers become NaN or infinite ends the run, or is left out of its meta-batch."""
     problem: RLProblem | SupervisedProblem
     """What is learned, and from which data."""
     network: GaussianMLP | SupervisedNetwork

@@ -228,6 +228,14 @@ def test_no_candidate_is_tried_without_a_direction(gradient, curvature):
     assert info.trials == len(bowl.evaluated) == 0
 
 
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_curvature_that_is_not_finite_shows_in_the_residual(factor):
+    _, info = Bowl().step(curvature=lambda v: factor * v)
+    assert math.isnan(info.cg_residual)
+    _, info = Bowl().step(curvature=lambda v: -v)
+    assert info.cg_residual == 1.0
+
+
 def test_float32_parameters_stay_float32():
     bowl = Bowl()
     bowl.theta, bowl.gradient = bowl.theta.float(), bowl.gradient.float()

@@ -1,0 +1,232 @@
+"""``python -m metarl.doctor``: what training will find on this machine, and what to do about each problem."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+
+from metarl.errors import MISTAKE, run_command
+
+DISTRIBUTION = "metarl-torch"
+BACK_ENDS = {
+    "egl": "a GPU's driver, or Mesa's libegl1",
+    "osmesa": "libosmesa6",
+    "glfw": "a display",
+}
+DRAWING = """
+import gymnasium, mujoco
+model = mujoco.MjModel.from_xml_string("<mujoco><worldbody/></mujoco>")
+renderer = mujoco.Renderer(model, 8, 8)
+renderer.update_scene(mujoco.MjData(model))
+renderer.render()
+"""
+ENOUGH_BYTES = 1_000_000_000
+
+
+class Finding(NamedTuple):
+    """One line of the report.
+
+    Attributes:
+        subject: what was looked at.
+        found: what there is.
+        advice: what to do about it; empty where nothing is wrong.
+        serious: training cannot run as long as that is so.
+    """
+
+    subject: str
+    found: str
+    advice: str = ""
+    serious: bool = False
+
+
+def packages() -> Iterator[Finding]:
+    """Python and what metarl requires: there, of a version in range, and importable."""
+    yield Finding("python", sys.version.split()[0])
+    try:
+        required = [Requirement(text) for text in requires(DISTRIBUTION) or []]
+    except PackageNotFoundError:
+        advice = "install it: pip install -e . in the checkout"
+        yield Finding("metarl", "runs from its folder, but is not installed", advice)
+        return
+    for each in required:
+        if each.marker is None or each.marker.evaluate({"extra": ""}):
+            yield _package(each)
+
+
+def _package(required: Requirement) -> Finding:
+    name, wanted = required.name, str(required.specifier)
+    install = f"pip install '{name}{wanted}'"
+    try:
+        installed = version(name)
+    except PackageNotFoundError:
+        return Finding(name, "is missing", install, serious=True)
+    if not required.specifier.contains(installed, prereleases=True):
+        return Finding(name, f"{installed}, but metarl needs {wanted}", install, serious=True)
+    module = {"pillow": "PIL", "ruamel.yaml": "ruamel.yaml"}.get(name, name)
+    try:
+        import_module(module)
+    except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
+        said = f"{installed}, but it cannot be imported ({_first_line(error)})"
+        return Finding(name, said, f"install it anew: {install} --force-reinstall", serious=True)
+    return Finding(name, installed)
+
+
+def devices() -> Iterator[Finding]:
+    """Processor, GPU, threads."""
+    from metarl.resources import resolve_threads
+
+    try:
+        import torch
+    except ImportError:
+        return
+    if torch.cuda.is_available():
+        yield Finding("device", f"cuda: {torch.cuda.get_device_name()}")
+    elif torch.version.cuda:
+        advice = "device: auto trains on the CPU; for a GPU check nvidia-smi and its driver"
+        yield Finding("device", f"cpu; torch is made for CUDA {torch.version.cuda}", advice)
+    else:
+        yield Finding("device", "cpu")
+    yield Finding("threads", f"{resolve_threads('auto')} for tasks, 1 in each matrix product")
+    if os.environ.get("OMP_NUM_THREADS", "1") != "1":
+        advice = "unset it: matrices of one task are small, and metarl shares out tasks instead"
+        yield Finding("OMP_NUM_THREADS", os.environ["OMP_NUM_THREADS"], advice)
+
+
+def drawing() -> Iterator[Finding]:
+    """Which of MuJoCo's GL back ends can draw; only films need one."""
+    working = [name for name in BACK_ENDS if _draws(name)]
+    chosen = os.environ.get("MUJOCO_GL")
+    if not working:
+        needs = "; ".join(f"{name} needs {what}" for name, what in BACK_ENDS.items())
+        advice = f"only --render of MuJoCo's environments needs one: {needs}"
+        yield Finding("GL back ends", "none works", advice)
+    elif chosen is not None and chosen not in working:
+        advice = f"set MUJOCO_GL={working[0]}, or unset it"
+        yield Finding("GL back ends", f"{', '.join(working)}; MUJOCO_GL is {chosen}", advice)
+    else:
+        advice = (
+            "" if chosen or "DISPLAY" in os.environ else f"for --render set MUJOCO_GL={working[0]}"
+        )
+        yield Finding("GL back ends", ", ".join(working), advice)
+
+
+def _draws(back_end: str) -> bool:
+    # In a process of its own: a driver that is half there may end the process.
+    environment = os.environ | {"MUJOCO_GL": back_end}
+    command = [sys.executable, "-c", DRAWING]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0
+
+
+def folders(runs: Path) -> Iterator[Finding]:
+    """Where runs are kept and what is temporary: writable, with room.
+
+    Args:
+        runs: folder of the runs.
+    """
+    yield _folder("runs", runs, serious=True)
+    try:
+        yield _folder("temporary files", Path(tempfile.gettempdir()))
+    except OSError as error:
+        advice = "set TMPDIR to a folder that can be written"
+        yield Finding("temporary files", _first_line(error), advice)
+
+
+def _folder(subject: str, path: Path, serious: bool = False) -> Finding:
+    there = path
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+        status = os.statvfs(there)
+    except OSError as error:
+        found = f"{path.absolute()}: cannot be written ({error.strerror})"
+        advice = "choose another folder by --run-dir or run.directory" if serious else "set TMPDIR"
+        return Finding(subject, found, advice, serious)
+    free = status.f_bavail * status.f_frsize
+    found = f"{path.absolute()}, {free / 1e9:.1f} GB free"
+    return Finding(subject, found, "make room" if free < ENOUGH_BYTES else "")
+
+
+def configuration(path: str) -> Iterator[Finding]:
+    """Whether a configuration can be read, and what it describes be built.
+
+    Args:
+        path: of the configuration.
+    """
+    from metarl import config
+    from metarl.building import opened_problem
+    from metarl.errors import is_expected
+
+    try:
+        with opened_problem(config.load(path)) as problem:
+            yield Finding("configuration", f"{path}: {problem.name} is ready to train")
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        yield Finding("configuration", str(error), "correct that", serious=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m metarl.doctor",
+        description="Show what training will find on this machine, and what to do about problems.",
+        epilog="Exit code 0: training can run. 2: it cannot.",
+    )
+    result.add_argument(
+        "config", nargs="?", help="also check that this configuration can be trained"
+    )
+    result.add_argument("--run-dir", type=Path, default=Path("runs"), help="folder of the runs")
+    result.add_argument("--traceback", action="store_true", help="show where an error came from")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = parser().parse_args(arguments)
+    return run_command(lambda: _main(options), options.traceback)
+
+
+def _main(options: argparse.Namespace) -> int:
+    broken = False
+    for section in (packages(), devices(), drawing(), folders(options.run_dir)):
+        for finding in section:
+            broken |= show(finding)
+    if options.config and not broken:
+        for finding in configuration(options.config):
+            broken |= show(finding)
+    print("training cannot run" if broken else "training can run")
+    return MISTAKE if broken else 0
+
+
+def show(finding: Finding) -> bool:
+    """Print a finding; whether it is serious."""
+    mark = "PROBLEM" if finding.serious else "note" if finding.advice else "ok"
+    advice = f"  -> {finding.advice}" if finding.advice else ""
+    print(f"{mark:7}  {finding.subject}: {finding.found}{advice}", flush=True)
+    return finding.serious
+
+
+if __name__ == "__main__":
+    sys.exit(main())

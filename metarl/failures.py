@@ -1,0 +1,75 @@
+"""Failures of environments, with the name of what failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from metarl.nonfinite import NonFiniteError
+
+
+class EnvironmentFailureError(Exception):
+    """An environment raised, or returned what cannot be used; the message names it, its task and its step.
+
+    Args:
+        message: one sentence.
+        slot: of the vector environment; None: not known.
+    """
+
+    def __init__(self, message: str, slot: int | None = None) -> None:
+        super().__init__(message)
+        self.slot = slot
+
+
+class Naming:
+    """Turns an environment's exception into one that says where it came from; a context manager.
+
+    Args:
+        env: a vector environment.
+        where: ``reset``, or the step.
+        slot: of the environment; None: the exception may know it, by an attribute ``slot``.
+    """
+
+    def __init__(self, env: Any, where: str, slot: int | None = None) -> None:
+        self.env, self.where, self.slot = env, where, slot
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, EnvironmentFailureError):
+            slot = getattr(error, "slot", None) if self.slot is None else self.slot
+            place = f"{name_of(self.env)}{'' if slot is None else f', slot {slot}'}, {self.where}"
+            message = f"environment {place}: {type(error).__name__}: {error}"
+            raise EnvironmentFailureError(message, slot) from error
+
+
+def name_of(env: Any) -> str:
+    """An environment's id, or its class where it was made without one."""
+    spec = env.unwrapped.spec
+    return spec.id if spec else type(env.unwrapped).__name__
+
+
+def with_task(
+    error: EnvironmentFailureError, tasks: np.ndarray, first: int, episodes: int
+) -> Exception:
+    """The same failure, with its task named.
+
+    Args:
+        error: what the vector environment of some of the tasks raised.
+        tasks: of the meta-batch, ``[M, D]``.
+        first: the task of slot 0.
+        episodes: slots of each task.
+
+    Returns:
+        A NonFiniteError where the environment raised a FloatingPointError: its numbers broke down.
+    """
+    if error.slot is None:
+        return error
+    row, episode = divmod(error.slot, episodes)
+    task = first + row
+    message = f"{error} (task {task} {tasks[task].tolist()}, episode {episode})"
+    if isinstance(error.__cause__, FloatingPointError):
+        return NonFiniteError(message, task)
+    return EnvironmentFailureError(message, error.slot)

@@ -1,0 +1,152 @@
+"""What the fault suite shares: the command line in child processes, tiny settings, how runs are compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from metarl import runs
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIG = str(ROOT / "configs" / "nav2d.yaml")
+TINY = (
+    "outer.tasks=2",
+    "problem.episodes=2",
+    "problem.horizon=4",
+    "network.hidden_sizes=[4]",
+    "threads=1",
+    "evaluation={every: 0, tasks: 2, episodes: 2, steps: 1}",
+    "run.checkpoint_every=1",
+)
+CLOCKS = ("time", "time/collect", "time/outer", "time/env_steps_per_second")
+
+
+class Ended(NamedTuple):
+    """How a command ended: exit code (minus the signal that killed it), standard output and error."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Server:
+    """Runs commands in forks, one at a time; see server.py.
+
+    Args:
+        scratch: folder for their output.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("server.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            text=True,
+        )
+        assert self._answer()["ready"]
+
+    def start(
+        self,
+        *argv: str,
+        module: str = "metarl.train",
+        hook: tuple[Any, ...] = (),
+        cwd: Path | None = None,
+        env: dict[str, str | None] | None = None,
+    ) -> int:
+        """Start a command; its process id."""
+        request = {
+            "module": module,
+            "argv": argv,
+            "cwd": str(cwd or self.scratch),
+            "env": env or {},
+            "out": str(self.scratch / "out"),
+            "err": str(self.scratch / "err"),
+            "hook": hook,
+        }
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()["pid"]
+
+    def wait(self) -> Ended:
+        """Wait for what was started."""
+        code = self._answer()["code"]
+        return Ended(code, *((self.scratch / name).read_text() for name in ("out", "err")))
+
+    def run(self, *argv: str, **options: Any) -> Ended:
+        """Start a command and wait for it."""
+        self.start(*argv, **options)
+        return self.wait()
+
+    def close(self) -> None:
+        """End the server."""
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
+
+    def _answer(self) -> dict[str, Any]:
+        return json.loads(self._process.stdout.readline())
+
+
+def new(directory: Path, *overrides: str) -> list[str]:
+    """The arguments of a new tiny run under ``directory``."""
+    return [CONFIG, *TINY, *overrides, "--run-dir", str(directory)]
+
+
+def assert_one_sentence(ended: Ended, *parts: str, board: bool = False) -> None:
+    """Exit code 2 and one line on standard error, warnings aside, that holds every part.
+
+    With ``board`` TensorBoard's writer may fail beside it, and say so from its own thread.
+    """
+    lines = [line for line in ended.err.splitlines() if not line.startswith("warning: ")]
+    if board:
+        lines = [line for line in lines if line.startswith("metarl: ")]
+    assert (ended.code, len(lines)) == (2, 1), ended
+    assert lines[0].startswith("metarl: error: ")
+    for part in parts:
+        assert part in lines[0], (part, lines[0])
+
+
+def record(run: Path) -> list[dict[str, Any]]:
+    """The metrics without what a clock measured."""
+    return [
+        {tag: value for tag, value in line.items() if tag not in CLOCKS}
+        for line in runs.read_metrics(run)
+    ]
+
+
+def board(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every point that TensorBoard has, doubles too, without what a clock measured."""
+    shown = EventAccumulator(str(run), purge_orphaned_data=False, size_guidance={"scalars": 0})
+    shown.Reload()
+    tags = [tag for tag in shown.Tags()["scalars"] if tag not in CLOCKS]
+    return {tag: [(point.step, point.value) for point in shown.Scalars(tag)] for tag in tags}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, record and TensorBoard's points are equal to the bit, each step once."""
+    first, second = (runs.find_checkpoint(run)[0] for run in (one, other))
+    assert (first.iteration, first.state) == (second.iteration, second.state)
+    assert list(first.tensors) == list(second.tensors)
+    assert all(torch.equal(value, second.tensors[name]) for name, value in first.tensors.items())
+    assert record(one) == record(other)
+    assert board(one) == board(other)
+    assert [line["iteration"] for line in record(other)] == list(range(second.iteration))
+
+
+def resources(pid: int) -> tuple[int, int, int]:
+    """Memory in KiB, open file descriptors and threads of a process, from /proc."""
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return int(status["VmRSS"].split()[0]), descriptors, int(status["Threads"])

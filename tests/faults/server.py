@@ -1,0 +1,82 @@
+"""Forks the real command line from one process that has imported everything already.
+
+A fresh interpreter takes seconds to load torch, a fork milliseconds: that is what lets the fault suite kill a run
+fifty times. Each line of standard input is a JSON object:
+
+    module, argv: whose ``main`` to call with what
+    cwd, env: where, and with which variables besides those there are; null takes one away
+    out, err: files that standard output and error go to
+    hook: [name, arguments...] of a function in hooks.py, called first in the child
+
+The answers are ``{"pid": ...}`` once it runs and ``{"code": ...}``, as of subprocess, once it has ended.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PRELOADED = (
+    "envs",
+    "matplotlib.backends.backend_agg",
+    "metarl.building",
+    "metarl.evaluate",
+    "metarl.figures",
+    "metarl.nonfinite",
+    "metarl.outer",
+    "metarl.problems.rl",
+    "metarl.runs",
+    "metarl.train",
+    "safetensors.torch",
+    "torch.utils.tensorboard",
+)
+
+
+def load(name: str, path: Path) -> None:
+    """Import a file under a name, with no change to the path: tests/envs would hide the package envs."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+def become(request: dict[str, Any]) -> int:
+    """Run the command in this process."""
+    for number, path in enumerate((os.devnull, request["out"], request["err"])):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(request["cwd"])
+    for name, value in request["env"].items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if request["hook"]:
+        name, *arguments = request["hook"]
+        getattr(sys.modules["hooks"], name)(*arguments)
+    return sys.modules[request["module"]].main(request["argv"])
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    load("hooks", HERE / "hooks.py")
+    load("support", HERE.parent / "support.py")
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(become(json.loads(line)))
+        print(json.dumps({"pid": pid}), flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Signals, pipes, terminals, folders and two processes at once, with the command as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import driver
+import pytest
+
+from metarl import runs
+
+ENDLESS = "iterations=100000"
+COMMAND = [sys.executable, "-m", "metarl.train"]
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(driver.ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def wait_for_line(out: Path, start: str) -> None:
+    """Until the output has a line that starts so, blanks aside."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if any(line.strip().startswith(start) for line in out.read_text().splitlines()):
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"no line {start!r} in {out.read_text()!r}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_at_any_time_leaves_a_run_that_goes_on(server, tmp_path, number, code):
+    """Before the first iteration, and within the fourth."""
+    for start in ("envs:Navigation2D-v0", "3/"):
+        directory = tmp_path / start[:1]
+        pid = server.start(*driver.new(directory, ENDLESS))
+        wait_for_line(server.scratch / "out", start)
+        os.kill(pid, number)
+        ended = server.wait()
+        assert (ended.code, ended.err) == (code, ""), ended
+        run = runs.find_run("latest", directory)
+        done = runs.find_checkpoint(run)[0].iteration
+        assert done == len(runs.read_metrics(run)) >= 1
+        assert f"continue with --resume {run}" in ended.out
+        assert server.run(f"iterations={done + 1}", "--resume", str(run)).code == 0
+
+
+def test_a_second_interrupt_ends_it_at_once_and_the_last_checkpoint_is_valid(server, tmp_path):
+    """Within an iteration of a minute or more: the first waits for its end, the second does not."""
+    pid = server.start(*driver.new(tmp_path, ENDLESS, "run.checkpoint_every=1"))
+    wait_for_line(server.scratch / "out", "2/")
+    run = runs.find_run("latest", tmp_path)
+    os.kill(pid, signal.SIGKILL)
+    server.wait()
+    long = ["problem.episodes=400", "problem.horizon=5000"]
+    pid = server.start(*long, "--resume", str(run))
+    wait_for_line(server.scratch / "out", "envs:")
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.5)
+    began = time.monotonic()
+    os.kill(pid, signal.SIGINT)
+    ended = server.wait()
+    assert time.monotonic() - began < 30
+    assert (ended.code, ended.err) == (130, "metarl: interrupted\n")
+    assert runs.find_checkpoint(run)[0].iteration >= 2
+    ended = server.run(
+        "iterations=4", "problem.episodes=2", "problem.horizon=4", "--resume", str(run)
+    )
+    assert ended.code == 0, ended
+
+
+def test_a_reader_that_leaves_ends_the_run_quietly_and_it_can_go_on(server, tmp_path):
+    with subprocess.Popen(
+        [*COMMAND, *driver.new(tmp_path, ENDLESS)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        child.stdout.readline()
+        child.stdout.close()
+        said = child.stderr.read()
+    assert (child.returncode, said) == (141, b"")
+    run = runs.find_run("latest", tmp_path)
+    done = runs.find_checkpoint(run)[0].iteration
+    assert server.run(f"iterations={done + 1}", "--resume", str(run)).code == 0
+
+
+def on_a_terminal(arguments: list[str], **environment: str) -> str:
+    """What a command writes to a terminal of its own."""
+    primary, secondary = pty.openpty()
+    child = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=secondary,
+        stdout=secondary,
+        stderr=secondary,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"} | environment,
+    )
+    os.close(secondary)
+    parts = []
+    while True:
+        try:
+            part = os.read(primary, 65536)
+        except OSError:  # how Linux says that the other side is closed
+            break
+        if not part:
+            break
+        parts.append(part)
+    os.close(primary)
+    assert child.wait(timeout=60) == 0
+    return b"".join(parts).decode()
+
+
+def test_a_terminal_without_colours_or_beyond_ascii_or_none(tmp_path):
+    """NO_COLOR; an encoding of ASCII alone; TERM=dumb, which gets plain lines like a pipe."""
+    arguments = driver.new(tmp_path, "iterations=2")
+    text = on_a_terminal(arguments, NO_COLOR="1", PYTHONIOENCODING="ascii")
+    colours = {
+        code for group in re.findall(r"\x1b\[(\d+(?:;\d+)*)m", text) for code in group.split(";")
+    }
+    assert colours <= {"0", "1", "2"}
+    assert text.isascii()
+    assert "iteration 2/2" in text
+    text = on_a_terminal(arguments, TERM="dumb", LC_ALL="C")
+    assert "\x1b" not in text
+    assert re.search(r"^2/2  return ", text, flags=re.MULTILINE)
+
+
+def test_no_home_no_terminal_and_ascii(tmp_path):
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("HOME", "TERM", "LANG")
+    }
+    done = subprocess.run(
+        [*COMMAND, *driver.new(tmp_path, "iterations=2", "evaluation.every=2")],
+        env=environment | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.isascii()
+    assert done.stdout.decode().splitlines()[-1].startswith("done;")
+    assert done.stderr == b""
+
+
+def test_two_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path):
+    arguments = driver.new(tmp_path, "iterations=1")
+    children = [
+        subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL) for _ in range(2)
+    ]
+    assert [child.wait(timeout=300) for child in children] == [0, 0]
+    first, second = tmp_path.glob("*/*")
+    driver.assert_same_run(first, second)
+
+
+def test_a_second_process_is_refused_while_one_writes_the_run(server, tmp_path):
+    pid = server.start(*driver.new(tmp_path, ENDLESS))
+    wait_for_line(server.scratch / "out", "1/")
+    run = runs.find_run("latest", tmp_path)
+    other = subprocess.run(
+        [*COMMAND, "--resume", str(run)], capture_output=True, text=True, check=False
+    )
+    driver.assert_one_sentence(
+        driver.Ended(other.returncode, other.stdout, other.stderr),
+        *(str(run), "another process writes this run"),
+    )
+    os.kill(pid, signal.SIGTERM)
+    assert server.wait().code == 143
+    assert json.loads((run / "system.json").read_text()).get("resumed") is None
+    assert [line["iteration"] for line in driver.record(run)] == list(
+        range(runs.find_checkpoint(run)[0].iteration)
+    )

@@ -1,0 +1,65 @@
+"""Configurations that cannot be used: one sentence, exit code 2, and nothing is created or run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import driver
+import pytest
+import torch
+
+GOOD = Path(driver.CONFIG).read_text()
+BOMB = "a: &a [x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [*{before}, *{before}, *{before}, *{before}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+FILES = {
+    "empty": ("", "the file is empty"),
+    "a list": ("- 1\n", "holds a list at the top"),
+    "tabs": (GOOD.replace("  kind", "\tkind"), "a tab where YAML wants spaces"),
+    "a key twice": (GOOD + "iterations: 3\n", "iterations stands twice"),
+    "an unknown key": (GOOD + "itertions: 3\n", "did you mean iterations?"),
+    "a wrong type": (GOOD.replace("200", "'200'"), "must be a whole number"),
+    "nan": (GOOD.replace("lr: 0.5", "lr: .nan"), "must be a finite number"),
+    "inf": (GOOD.replace("max_kl: 0.01", "max_kl: .inf"), "must be a finite number"),
+    "a tag that runs code": (GOOD + "seed: !!python/object/apply:os.mkdir [trap]\n", "tags (!)"),
+    "another": (GOOD + "seed: !!python/object/new:os.system ['mkdir trap']\n", "tags (!)"),
+    "aliases that expand": (BOMB, "anchors and aliases"),
+    "no text": ("\x00\x01", "is not YAML"),
+}
+OVERRIDES = {
+    "what does not fit together": (["inner.learn_rates=true", "inner.steps=0"], "no rate to learn"),
+    "a rate too few": (["evaluation.lr=[1.0]"], "one rate for each"),
+    "an unknown policy on numbers": (["on_nonfinite=ignore"], "'raise' or 'skip_task'"),
+    "no such environment": (["problem.env=envs:Nowhere-v0"], "envs:Nowhere-v0"),
+}
+if not torch.cuda.is_available():
+    OVERRIDES["a GPU where there is none"] = (["device=cuda"], "no usable GPU")
+
+
+def assert_nothing_was_made(folder: Path, *allowed: str) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted(allowed)
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file(server, tmp_path, case):
+    content, said = FILES[case]
+    path = tmp_path / "a.yaml"
+    path.write_text(content)
+    ended = server.run(str(path), cwd=tmp_path)
+    driver.assert_one_sentence(ended, str(path), said)
+    assert_nothing_was_made(tmp_path, "a.yaml")
+
+
+def test_a_file_that_is_not_there(server, tmp_path):
+    ended = server.run("nowhere.yaml", cwd=tmp_path)
+    driver.assert_one_sentence(ended, "nowhere.yaml", "there is no such file")
+    assert_nothing_was_made(tmp_path)
+
+
+@pytest.mark.parametrize("case", OVERRIDES)
+def test_a_setting(server, tmp_path, case):
+    overrides, said = OVERRIDES[case]
+    ended = server.run(driver.CONFIG, *overrides, cwd=tmp_path)
+    driver.assert_one_sentence(ended, said)
+    assert_nothing_was_made(tmp_path)

@@ -1,0 +1,132 @@
+"""A run that is killed, at any moment, goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import driver
+import numpy as np
+import pytest
+
+from metarl import checkpoints, runs
+
+KILLS, ITERATIONS = 50, 90
+
+
+def lines_of(run: Path | None) -> int:
+    """Lines in the record of a run, without reading them."""
+    try:
+        return (run / runs.METRICS).read_bytes().count(b"\n") if run else 0
+    except FileNotFoundError:
+        return 0
+
+
+def find(directory: Path) -> Path | None:
+    """The run under a folder that can be resumed, if there is one yet."""
+    try:
+        return runs.find_run("latest", directory)
+    except runs.RunError:
+        return None
+
+
+@pytest.mark.timeout(3600)
+def test_fifty_kills_at_random_moments_change_no_bit(server, whole, tmp_path):
+    """Some fall into the start or the resumption, most into iterations, evaluations and checkpoints."""
+    settings = [f"iterations={ITERATIONS}", "evaluation.every=20"]
+    reference = whole(*[ITERATIONS, settings[1]])
+    rng = np.random.default_rng(5)
+    kills = 0
+    while kills < KILLS:
+        run = find(tmp_path)
+        begun = ["--resume", str(run)] if run else driver.new(tmp_path, *settings)
+        pid = server.start(*begun)
+        done, further = lines_of(run), int(rng.integers(0, 3))
+        deadline = time.monotonic() + 60
+        while further and time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
+            if lines_of(run or find(tmp_path)) >= done + further:
+                break
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.0, 0.2))
+        os.kill(pid, signal.SIGKILL)
+        ended = server.wait()
+        assert ended.code in (-signal.SIGKILL, 0), ended
+        assert ended.code, "the run ended before it was killed often enough: raise ITERATIONS"
+        kills += 1
+    ended = server.run("--resume", str(find(tmp_path)))
+    assert ended.code == 0, ended
+    run = find(tmp_path)
+    driver.assert_same_run(reference, run)
+    assert not [path.name for path in run.glob(".*") if path.name != ".lock"]
+    assert all(path.name.isdecimal() for path in (run / "checkpoints").iterdir())
+    # A kill may leave the folder of a run that had no settings yet, and no other run.
+    assert len(list(tmp_path.glob("*/*/config.yaml"))) == 1
+
+
+def assert_sound(folder: Path) -> str:
+    """There is a checkpoint, nothing newer is refused, leftovers go; which one it is."""
+    run = folder.parent
+    found, refused = checkpoints.newest_valid(run)
+    assert found is not None
+    assert not refused
+    checkpoints.remove_leftovers(folder)
+    assert all(path.name.isdecimal() for path in folder.iterdir())
+    return found.state["saved"]
+
+
+def test_a_kill_before_any_operation_of_a_checkpoint_write_leaves_a_whole_one(server, tmp_path):
+    outcomes = []
+    for count in range(1, 60):
+        folder = tmp_path / str(count) / "checkpoints"
+        ended = server.run(str(folder), str(count), module="hooks")
+        outcomes.append(assert_sound(folder))
+        if ended.code == 0:
+            break
+        assert ended.code == -signal.SIGKILL, ended
+    assert ended.code == 0
+    assert count > 12, "the operations of a checkpoint write are not being counted"
+    assert outcomes == sorted(outcomes, reverse=True), "before, then after, and never back"
+    assert set(outcomes) == {"before", "after"}
+
+
+CALLS = ("mkdir", "openat", "write", "fsync", "close", "rename", "unlinkat")
+
+
+def kill_at_call(server, folder: Path, call: str, count: int) -> int:
+    """Save under strace, which kills as it enters the ``count``-th ``call``; the exit code."""
+    pid = server.start(str(folder), "stop", module="hooks")
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.001)
+    inject = f"inject={call}:signal=SIGKILL:when={count}"
+    command = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject, "-p", str(pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        first = tracer.stderr.readline()
+        os.kill(pid, signal.SIGCONT)
+        ended = server.wait()
+    if "attached" not in first:
+        pytest.skip(f"strace cannot attach: {first.strip()}")
+    return ended.code
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="there is no strace")
+@pytest.mark.timeout(1200)
+def test_a_kill_at_any_system_call_of_a_checkpoint_write_leaves_a_whole_one(server, tmp_path):
+    """The same below Python, at every call that changes the disk."""
+    outcomes, kills = set(), 0
+    for call in CALLS:
+        for count in range(1, 100):
+            folder = tmp_path / f"{call}{count}" / "checkpoints"
+            code = kill_at_call(server, folder, call, count)
+            outcomes.add(assert_sound(folder))
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
+            kills += 1
+        assert code == 0
+        assert count > 1, f"{call} is not among the calls of a checkpoint write"
+    assert kills > 25, "strace injects nothing"
+    assert outcomes == {"before", "after"}

@@ -1,0 +1,162 @@
+"""Wrong numbers and wrong environments: named in the iteration they come up in, nothing learned from them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import driver
+import pytest
+
+from metarl import checkpoints, runs
+
+# Tasks are uniform in ±1: those above 0.5 fail, so that of eight a few do, as a rule.
+TARGET = ("problem.env=support:Target-v0", "outer.tasks=8")
+
+
+def environment(**kwargs) -> list[str]:
+    return [*TARGET, *(f"problem.env_kwargs.{key}={value}" for key, value in kwargs.items())]
+
+
+def assert_finite(run: Path) -> None:
+    """Every checkpoint that there is holds finite numbers alone."""
+    for path in checkpoints.in_order(run / "checkpoints"):
+        assert all(value.isfinite().all() for value in checkpoints.load(path).tensors.values())
+
+
+FAULTS = {
+    "nan_reward": "Target-v0, gradient step 0: rewards not finite in task",
+    "inf_reward": "Target-v0, gradient step 0: rewards not finite in task",
+    "nan_obs": "Target-v0, gradient step 0: obs not finite in task",
+    "huge_reward": "support:Target-v0, gradient step 0: their spread not finite in task",
+    "broken": "FloatingPointError: the motor is at infinity (task",
+}
+USERS = {
+    "raise": "step 2: ZeroDivisionError: the motor is on fire (task",
+    "shape": "step 2: ValueError: an observation of shape (2,), where (1,) was declared (task",
+    "vector_reward": "step 2: ValueError",
+    "old_api": "step 2: ValueError: not enough values to unpack",
+}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, *USERS])
+def test_it_ends_the_run_in_a_sentence(server, tmp_path, fault):
+    ended = server.run(*driver.new(tmp_path, "iterations=3", *environment(fault=fault)))
+    driver.assert_one_sentence(ended, "Target-v0", (FAULTS | USERS)[fault])
+    assert_finite(runs.find_run("latest", tmp_path))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_its_task_is_skipped_on_request(server, tmp_path, fault):
+    settings = ["iterations=3", "on_nonfinite=skip_task", *environment(fault=fault)]
+    ended = server.run(*driver.new(tmp_path, *settings))
+    assert ended.code == 0, ended
+    assert FAULTS[fault] in ended.err
+    run = runs.find_run("latest", tmp_path)
+    lines = driver.record(run)
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    skipped = [line["outer/skipped_tasks"] for line in lines]
+    assert sum(skipped) == sum(
+        int(line.rpartition("meta-batch: ")[2].split()[0]) for line in ended.err.splitlines()
+    )
+    assert 0 < max(skipped) < 8
+    assert_finite(run)
+
+
+def test_a_fault_that_comes_later_leaves_what_was_learned_until_then(server, whole, tmp_path):
+    """Whether it comes depends on the environment's settings, which a resumed run may change."""
+    good = ["iterations=2", *environment(fault='""')]
+    assert server.run(*driver.new(tmp_path, *good)).code == 0
+    run = runs.find_run("latest", tmp_path)
+    ended = server.run("iterations=4", "problem.env_kwargs.fault=nan_reward", "--resume", str(run))
+    driver.assert_one_sentence(ended, "rewards not finite")
+    found, refused = checkpoints.newest_valid(run)
+    assert (found.iteration, refused) == (2, [])
+    assert_finite(run)
+    ended = server.run("iterations=4", 'problem.env_kwargs.fault=""', "--resume", str(run))
+    assert ended.code == 0, ended
+    driver.assert_same_run(whole(4, *good[1:]), run)
+
+
+UNUSUAL = {
+    "constant rewards": environment(fault="constant"),
+    "one task, one episode, one step": [
+        *("outer.tasks=1", "problem.episodes=1", "problem.horizon=1"),
+    ],
+    "an inner rate of 1e6": ["inner.lr=1e6"],
+    "actions of 1e30": ["network.initial_std=1e30"],
+    "no line search that succeeds": ["outer.max_kl=1e30"],
+    "an episode that never ends": environment(),
+    "episodes that end early": environment(random_end="true"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_the_unusual_goes_through_with_finite_numbers(server, tmp_path, case):
+    ended = server.run(*driver.new(tmp_path, "iterations=3", *UNUSUAL[case]))
+    assert ended.code == 0, ended
+    run = runs.find_run("latest", tmp_path)
+    lines = driver.record(run)
+    assert len(lines) == 3
+    for line in lines:
+        assert all(value is not None and math.isfinite(value) for value in line.values()), line
+    assert_finite(run)
+    if case == "no line search that succeeds":
+        assert [line["outer/accepted"] for line in lines] == [0.0] * 3
+        first, last = (
+            checkpoints.load(run / "checkpoints" / f"00000{count}").tensors for count in (1, 3)
+        )
+        assert all((first[name] == last[name]).all() for name in first)
+    if case == "constant rewards":
+        assert all(line["outer/grad_norm"] == line["return/gain"] == 0.0 for line in lines)
+    if case == "an episode that never ends":
+        assert lines[-1]["env_steps"] == 3 * 2 * 8 * 2 * 4  # iterations, waves, tasks, episodes, T
+
+
+BROKEN = """
+import gymnasium
+
+class Broken(gymnasium.Env):
+    def __init__(self):
+        raise RuntimeError("no licence")
+
+gymnasium.register("Mine-v0", entry_point=Broken)
+"""
+FEW = """
+import gymnasium, numpy
+
+class Few(gymnasium.Env):
+    observation_space = action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def set_task(self, task):
+        pass
+
+    def sample_tasks(self, count, rng):
+        return numpy.zeros((count - 1, 1))
+
+gymnasium.register("Mine-v0", entry_point=Few)
+"""
+MODULES = {
+    "raises when imported": ("1 / 0", "ZeroDivisionError"),
+    "is not Python": ("def", "SyntaxError"),
+    "registers nothing": ("", "NameNotFound"),
+    "raises when made": (BROKEN, "RuntimeError: no licence"),
+    "draws too few tasks": (FEW, "must return 8 rows of finite numbers, but returned an array of"),
+}
+
+
+@pytest.mark.parametrize("case", MODULES)
+def test_a_module_that_cannot_be_used_is_named(server, tmp_path, case):
+    code, said = MODULES[case]
+    name = f"mine_{list(MODULES).index(case)}"
+    (tmp_path / f"{name}.py").write_text(code)
+    settings = [f"problem.env={name}:Mine-v0", "outer.tasks=8"]
+    arguments = driver.new(tmp_path / "runs", *settings)
+    ended = server.run(*arguments, hook=("import_from", str(tmp_path)))
+    driver.assert_one_sentence(ended, "Mine-v0", said)
+
+
+def test_an_argument_that_the_environment_does_not_know_is_named(server, tmp_path):
+    ended = server.run(*driver.new(tmp_path / "runs", "problem.env_kwargs.speed=3"))
+    driver.assert_one_sentence(ended, "envs:Navigation2D-v0", "problem.env_kwargs", "speed")
+    assert not (tmp_path / "runs").exists()
