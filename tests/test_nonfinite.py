@@ -14,7 +14,7 @@ from metarl.functional.objectives import Linearisation, Objective
 from metarl.functional.params import flatten_meta, for_tasks
 from metarl.functional.trpo import TrustRegion
 from metarl.nonfinite import Guard, NonFiniteError, check, left_out_if
-from metarl.outer import PPO, TRPO, VPG
+from metarl.outer import PPO, TRPO, Adam, Descent, Schedule
 from metarl.problems.environments import EnvironmentFamily
 from metarl.sampler import LoopVectorEnv, Sampler
 
@@ -83,8 +83,8 @@ def test_skipping_gives_what_the_other_tasks_alone_give(fault, caplog):
     assert metrics == expected_metrics
     np.testing.assert_array_equal(guard.tasks, TASKS[LEFT])
     assert FAULTS[fault] in caplog.text
-    found, info = guard.step(VPG(0.01), meta, batch)
-    alone, _ = VPG(0.01).step(meta, lambda variant: problem.objective(meta, expected, variant))
+    found, info = guard.step(Descent(Adam(Schedule(0.01))), meta, batch)
+    alone, _ = Descent(Adam(Schedule(0.01))).step(meta, lambda variant: problem.objective(meta, expected, variant))
     assert_same_bits(found, alone)
     assert info["outer/skipped_tasks"] == 1.0
 
@@ -143,7 +143,7 @@ class Bowls:
         data = Examples(torch.from_numpy(tasks), torch.zeros(len(tasks)))
         return MetaBatch((data,), data), {}
 
-    def objective(self, meta, batch, variant):
+    def objective(self, meta, batch, variant, iteration=0):
         centres = batch.query.x
 
         def evaluate(theta):
@@ -161,7 +161,7 @@ GOOD = np.array([[0.0, 1.0], [2.0, 2.0], [3.0, -1.0]])
 BAD = np.insert(GOOD, 1, [[np.nan, 0.0], [0.0, np.inf]], axis=0)
 OUTERS = {
     "trpo": lambda: TRPO(TrustRegion(max_kl=0.5)),
-    "vpg": lambda: VPG(0.1),
+    "vpg": lambda: Descent(Adam(Schedule(0.1))),
     "ppo": lambda: PPO(0.1, 0.2, 2, 0.01, 0.1),
 }
 
@@ -193,13 +193,13 @@ def test_skipping_steps_as_if_those_tasks_had_not_been(method):
 def test_a_step_that_overflows_though_every_gradient_is_finite_blames_no_task():
     guard = Guard(Bowls(), GOOD, skip=True)
     with pytest.raises(NonFiniteError, match="every task's loss and gradient is") as caught:
-        guard.step(VPG(float("inf")), META, guard.collect(META, support.KEY)[0])
+        guard.step(Descent(Adam(Schedule(float("inf")))), META, guard.collect(META, support.KEY)[0])
     assert caught.value.tasks == ()
 
 
 def test_nothing_is_logged_of_skipping_where_it_is_not_asked_for():
     guard = Guard(Bowls(), GOOD, skip=False)
-    _, info = guard.step(VPG(0.1), META, guard.collect(META, support.KEY)[0])
+    _, info = guard.step(Descent(Adam(Schedule(0.1))), META, guard.collect(META, support.KEY)[0])
     assert "outer/skipped_tasks" not in info
 
 

@@ -108,7 +108,7 @@ def test_an_environment_that_cannot_be_used_says_why(env, part):
     ("env", "arguments", "part"),
     [
         ("envs:HalfCheetahVel-v0", {"presett": "gym"}, "presett"),
-        ("envs:HalfCheetahVel-v0", {"preset": "gim"}, "preset='gim'"),
+        ("envs:HalfCheetahVel-v0", {"preset": "gim"}, "gim"),
         ("envs:Navigation2D-v0", {"goal": 1}, "goal"),
         ("support:Target-v0", {"sise": 2}, "sise"),
     ],
