@@ -241,6 +241,7 @@ class Sampler:
     ) -> None:
         """Fill one thread's part of the wave."""
         grid, slots = (len(tasks), self.episodes), len(tasks) * self.episodes
+        params = {name: _by_columns(value) for name, value in params.items()}
         options = {"task": np.repeat(tasks, self.episodes, axis=0)}
         obs, _ = env.reset(seed=seeds.reshape(-1).tolist(), options=options)  # type: ignore[arg-type]
         told = torch.from_numpy(tasks).to(self.device, wave.obs.dtype)[:, None].expand(*grid, -1)
@@ -267,6 +268,11 @@ class Sampler:
         if not mask.all():
             for kept in (wave.obs, wave.actions, wave.mean):
                 kept.mul_(wave.mask.unsqueeze(-1))
+
+
+def _by_columns(value: Tensor) -> Tensor:
+    """Matrices ``[M, out, in]`` stored column by column: a layer multiplies by their transposes, at every step."""
+    return value.mT.contiguous().mT if value.ndim == 3 else value
 
 
 def _check_finite(wave: Wave, tasks: np.ndarray) -> None:
