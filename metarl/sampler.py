@@ -260,25 +260,12 @@ class Sampler:
                 kept.mul_(wave.mask.unsqueeze(-1))
 
 
-<<<<<<< HEAD
-def _check_finite(wave: Wave, tasks: np.ndarray, place: str, first: int = 0) -> None:
-    check(
-        {name: getattr(wave, name) for name in ("obs", "actions", "rewards")}, tasks, place, first
-    )
-=======
 def _by_columns(value: Tensor) -> Tensor:
     """Matrices ``[M, out, in]`` stored column by column: a layer multiplies by their transposes, at every step."""
     return value.mT.contiguous().mT if value.ndim == 3 else value
 
 
-def _check_finite(wave: Wave, tasks: np.ndarray) -> None:
-    for name in ("obs", "actions", "rewards"):
-        values = getattr(wave, name)
-        # A sum is finite only if every term is: one pass, and no temporary.
-        if not values.sum().isfinite() and not (finite := values.isfinite()).all():
-            task, episode, step = (int(index) for index in (~finite).nonzero()[0][:3])
-            raise EnvironmentFailureError(
-                f"{name} not finite in task {task} {tasks[task].tolist()}, "
-                f"episode {episode}, step {step}"
-            )
->>>>>>> speed
+def _check_finite(wave: Wave, tasks: np.ndarray, place: str, first: int = 0) -> None:
+    check(
+        {name: getattr(wave, name) for name in ("obs", "actions", "rewards")}, tasks, place, first
+    )
