@@ -18,8 +18,8 @@ from metarl.problems.rl import RLProblem
 from metarl.sampler import LoopVectorEnv, Sampler
 from metarl.seeding import Key
 
-WIDTH, LINE, MARGIN, FONT_SIZE, COLOURS = 320, 20, 6, 14, 64
-FRAMES_PER_SECOND, MOST_FRAMES, LONGEST_FRAME = 25, 70, 100
+WIDTH, LINE, MARGIN, FONT_SIZE, COLOURS = 200, 18, 6, 12, 32
+FRAMES_PER_SECOND, MOST_FRAMES, LONGEST_FRAME = 25, 40, 100
 
 
 class Take(NamedTuple):
