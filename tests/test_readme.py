@@ -6,15 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from metarl import config, runs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CODE = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_ones_own_environment_trains_as_the_readme_says(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code = CODE[0]
     assert len([line for line in code.splitlines() if line.strip()]) <= 30
     (tmp_path / "my_envs.py").write_text(code)
     (command,) = re.findall(r"python -m (metarl\.train .*my_envs.*)", README)
@@ -29,6 +31,18 @@ def test_ones_own_environment_trains_as_the_readme_says(tmp_path):
     assert record["env_steps"] == 2 * 4 * 2 * 30
     # The point starts at the origin and moves at most 0.1 x sqrt(2) a step, the target is within sqrt(2).
     assert -30 * (2**0.5 + 3 * 2**0.5) < record["return/pre"] < 0
+
+
+def test_ones_own_module_and_data_are_learned_as_the_readme_says(capsys):
+    code = CODE[1]
+    assert len([line for line in code.split("class ")[1].splitlines() if line.strip()]) <= 20
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(compile(code, "README.md", "exec"), {})
+    before, *after = map(float, capsys.readouterr().out.strip(" []\n").split())
+    # The mean over a ~ U(−2, 2) and x ~ U(−1, 1) of (a x²)² is 4/3 · 1/5: what no adaptation can get below.
+    assert 0.2 < before < 0.5
+    assert max(after) < 0.65 * 4 / 15
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"configs/\w+\.yaml", README))))

@@ -1,0 +1,113 @@
+"""Episodes of images whose every pixel tells its class, number and orientation."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.problems.images import Episodes, FewShotImages
+from metarl.seeding import Key, Stream
+
+KEY = Key(3, Stream.TRAIN_DATA, 5)
+SIDE = 4
+
+
+class Split(NamedTuple):
+    images: np.ndarray
+    starts: np.ndarray
+    names: tuple[str, ...]
+
+
+def split(first, sizes):
+    """Class c's image i has the value 10·(first + c) + i everywhere, but 255 in its upper left corner."""
+    rows = [
+        np.full((1, SIDE, SIDE), 10 * (first + c) + i)
+        for c, size in enumerate(sizes)
+        for i in range(size)
+    ]
+    images = np.stack(rows).astype(np.uint8)
+    images[:, :, 0, 0] = 255
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    return Split(images, starts, tuple(f"c{first + c}" for c in range(len(sizes))))
+
+
+TRAIN, TEST = split(0, [5, 6, 7, 8]), split(10, [6, 5, 6])
+
+
+def source(ways=3, shots=2, queries=3, **settings):
+    return FewShotImages(TRAIN, TEST, Episodes(ways, shots, queries), **settings)
+
+
+def content(part):
+    """Of every image its value, ``[M, n]``, and the corner that is bright: the turn it was given."""
+    pixels = (part.x * 255).round().long()[:, :, 0]
+    corners = torch.stack(
+        [pixels[..., 0, 0], pixels[..., -1, 0], pixels[..., -1, -1], pixels[..., 0, -1]], dim=-1
+    )
+    return pixels[..., 1, 1], corners.argmax(-1)
+
+
+def test_tasks_are_different_classes_of_their_split_in_any_order():
+    for held_out, numbers in ((False, range(4)), (True, range(4, 7))):
+        tasks = source().sample_tasks(200, np.random.default_rng(0), held_out)
+        assert tasks.shape == (200, 6)
+        assert not tasks[:, 3:].any()
+        assert all(len(set(row[:3])) == 3 for row in tasks)
+        assert set(tasks[:, :3].ravel()) == set(numbers)
+        assert {tuple(row[:3]) for row in tasks} >= {tuple(numbers[:3]), tuple(numbers[2::-1])}
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_examples_are_of_their_class_different_and_labelled(held_out):
+    problem = source(rotated=True)
+    tasks = problem.sample_tasks(50, np.random.default_rng(0), held_out)
+    support, query = problem.examples(tasks, 3, KEY)
+    assert support.x.shape == (50, 6, 1, SIDE, SIDE)
+    assert query.x.shape == (50, 9, 1, SIDE, SIDE)
+    assert support.x.max() == query.x.max() == 1.0
+    classes = [content(part) for part in (support, query)]
+    for task, row in enumerate(tasks.astype(int)):
+        seen = []
+        for part, (values, turns) in zip((support, query), classes, strict=True):
+            for value, turn, label in zip(values[task], turns[task], part.y[task], strict=True):
+                number = row[int(label)]
+                expected = number if number < 4 else number - 4 + 10
+                assert int(value) // 10 == expected
+                assert int(turn) == row[3 + int(label)]
+                seen.append((int(label), int(value)))
+        assert len(set(seen)) == len(seen) == 15
+    assert torch.equal(support.y[0], torch.tensor([0, 0, 1, 1, 2, 2]))
+
+
+def test_turned_classes_are_classes_of_training_alone():
+    problem, rng = source(rotated=True), np.random.default_rng(0)
+    trained, held_out = (
+        problem.sample_tasks(500, rng),
+        problem.sample_tasks(500, rng, held_out=True),
+    )
+    pairs = {(a, b) for row in trained for a, b in zip(row[:3], row[3:], strict=True)}
+    assert len(pairs) == 16
+    assert any(len(set(row[:3])) < 3 for row in trained)
+    assert all(len(set(zip(row[:3], row[3:], strict=True))) == 3 for row in trained)
+    assert not held_out[:, 3:].any()
+
+
+def test_what_a_task_gets_depends_on_its_place_the_key_and_the_draw():
+    problem = source()
+    tasks = problem.sample_tasks(20, np.random.default_rng(0))
+    whole = problem.examples(tasks, 3, KEY)[0].x
+    assert torch.equal(whole[:7], problem.examples(tasks[:7], 3, KEY)[0].x)
+    assert not torch.equal(whole, problem.examples(tasks, 3, KEY, draw=1)[0].x)
+    assert not torch.equal(whole, problem.examples(tasks, 3, KEY._replace(iteration=9))[0].x)
+
+
+def test_too_few_classes_or_images_are_named():
+    with pytest.raises(ValueError, match=r"4 classes, but there are only 3; lower problem\.ways"):
+        source(ways=4)
+    with pytest.raises(ValueError, match=r"c0 has 5 images, too few for 2 shots and 4"):
+        source(queries=4)
+    problem = source()
+    tasks = problem.sample_tasks(1, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"too few for 2 shots and 9"):
+        problem.examples(tasks, 9, KEY)
