@@ -72,9 +72,8 @@ def _package(required: Requirement) -> Finding:
         return Finding(name, "is missing", install, serious=True)
     if not required.specifier.contains(installed, prereleases=True):
         return Finding(name, f"{installed}, but metarl needs {wanted}", install, serious=True)
-    module = {"pillow": "PIL", "ruamel.yaml": "ruamel.yaml"}.get(name, name)
     try:
-        import_module(module)
+        import_module({"pillow": "PIL"}.get(name, name))
     except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
         said = f"{installed}, but it cannot be imported ({_first_line(error)})"
         return Finding(name, said, f"install it anew: {install} --force-reinstall", serious=True)

@@ -78,12 +78,20 @@ def test_a_fault_that_comes_later_leaves_what_was_learned_until_then(server, who
     driver.assert_same_run(whole(4, *good[1:]), run)
 
 
+def test_an_inner_rate_that_throws_the_parameters_away_is_named(server, tmp_path):
+    ended = server.run(*driver.new(tmp_path, "inner.lr=1e6", "iterations=3"))
+    driver.assert_one_sentence(
+        ended, "Navigation2D-v0, gradient step 1: actions not finite in task"
+    )
+    assert_finite(runs.find_run("latest", tmp_path))
+
+
 UNUSUAL = {
-    "constant rewards": environment(fault="constant"),
+    # Over more steps the baseline would leave a remainder that depends on the time.
+    "constant rewards": [*environment(fault="constant"), "problem.horizon=1"],
     "one task, one episode, one step": [
         *("outer.tasks=1", "problem.episodes=1", "problem.horizon=1"),
     ],
-    "an inner rate of 1e6": ["inner.lr=1e6"],
     "actions of 1e30": ["network.initial_std=1e30"],
     "no line search that succeeds": ["outer.max_kl=1e30"],
     "an episode that never ends": environment(),
