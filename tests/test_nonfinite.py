@@ -84,7 +84,9 @@ def test_skipping_gives_what_the_other_tasks_alone_give(fault, caplog):
     np.testing.assert_array_equal(guard.tasks, TASKS[LEFT])
     assert FAULTS[fault] in caplog.text
     found, info = guard.step(Descent(Adam(Schedule(0.01))), meta, batch)
-    alone, _ = Descent(Adam(Schedule(0.01))).step(meta, lambda variant: problem.objective(meta, expected, variant))
+    alone, _ = Descent(Adam(Schedule(0.01))).step(
+        meta, lambda variant: problem.objective(meta, expected, variant)
+    )
     assert_same_bits(found, alone)
     assert info["outer/skipped_tasks"] == 1.0
 

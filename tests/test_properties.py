@@ -16,17 +16,11 @@ from hypothesis import strategies as st
 from metarl import checkpoints, config
 from metarl.problems.environments import EnvironmentFamily
 from metarl.sampler import Sampler
-from metarl.schema import (
-    PPO,
-    TRPO,
-    VPG,
-    Config,
-    Evaluation,
-    Inner,
-    Network,
-    Output,
-    RLProblem,
-)
+from metarl.schema import PPO, TRPO, VPG, RLConfig
+from metarl.schema.learning import RLInner
+from metarl.schema.networks import GaussianMLP
+from metarl.schema.output import Output, RLEvaluation
+from metarl.schema.problems import RLProblem
 from metarl.seeding import Key, Stream
 
 counts = st.integers(1, 10**6)
@@ -47,14 +41,14 @@ problems = st.builds(
     gae_lambda=st.floats(0.0, 1.0),
 )
 networks = st.builds(
-    Network,
+    GaussianMLP,
     hidden_sizes=st.lists(counts, max_size=3).map(tuple),
     activation=st.sampled_from(["relu", "tanh"]),
     initial_std=st.floats(1.0, 1e9),
     min_std=fractions,
 )
 inners = st.builds(
-    Inner,
+    RLInner,
     steps=st.integers(1, 9),
     lr=positive,
     estimator=st.sampled_from(support.ESTIMATOR_NAMES),
@@ -69,11 +63,11 @@ outers = (
 )
 evaluations = st.lists(positive, min_size=1, max_size=4).flatmap(
     lambda rates: st.builds(
-        Evaluation, every=st.integers(0, 99), steps=st.just(len(rates)), lr=st.just(tuple(rates))
+        RLEvaluation, every=st.integers(0, 99), steps=st.just(len(rates)), lr=st.just(tuple(rates))
     )
-) | st.builds(Evaluation, episodes=st.none() | counts, steps=st.integers(0, 9))
+) | st.builds(RLEvaluation, episodes=st.none() | counts, steps=st.integers(0, 9))
 configs = st.builds(
-    Config,
+    RLConfig,
     seed=st.integers(0, 2**32 - 1),
     device=st.sampled_from(["auto", "cpu", "cuda"]),
     threads=st.just("auto") | counts,
