@@ -16,6 +16,7 @@ EXPECTED = {
     "metarl.checkpoints": ("CheckpointError",),
     "metarl.sampler": ("EnvironmentFailureError",),
     "metarl.problems.environments": ("UnusableEnvironmentError",),
+    "metarl.problems.images": ("UnusableImagesError",),
     "metarl.errors": ("UserError",),
     "envs.errors": ("SimulationError",),
     "gymnasium.error": ("Error",),
