@@ -90,7 +90,9 @@ class Curve:
         count = self.per_task_return.shape[1]
         if count == 1:
             return np.full(len(self.per_task_return), np.nan)
-        return self.per_task_return.std(axis=1, ddof=1) / np.sqrt(count)
+        # A task whose adaptation exploded makes it NaN, which is what is known of it.
+        with np.errstate(invalid="ignore"):
+            return self.per_task_return.std(axis=1, ddof=1) / np.sqrt(count)
 
     @property
     def median(self) -> Array:

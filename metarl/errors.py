@@ -18,6 +18,7 @@ EXPECTED = {
     "metarl.failures": ("EnvironmentFailureError",),
     "metarl.nonfinite": ("NonFiniteError",),
     "metarl.problems.environments": ("UnusableEnvironmentError",),
+    "metarl.problems.images": ("UnusableImagesError",),
     "metarl.errors": ("UserError",),
     "envs.errors": ("SimulationError",),
     "gymnasium.error": ("Error",),

@@ -49,6 +49,11 @@ def for_tasks(params: Params, count: int) -> Params:
     return {name: value.expand(count, *value.shape) for name, value in params.items()}
 
 
+def owned(params: Params) -> Params:
+    """Memory of their own for parameters that are views: batched products then need no copies."""
+    return {name: value.contiguous() for name, value in params.items()}
+
+
 def descend(params: Params, gradient: Params, rates: float | Params) -> Params:
     """One gradient step, φ = θ − α ∇L, with one rate α or one per parameter."""
     if isinstance(rates, float):

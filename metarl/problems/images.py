@@ -15,6 +15,10 @@ TURNS = 4
 """Rotations by multiples of 90 degrees."""
 
 
+class UnusableImagesError(ValueError):
+    """Images that are too few for the tasks asked for; one sentence that says why and what to do."""
+
+
 class ClassImages(Protocol):
     """Images of one split, sorted by class, as ``metarl.datasets.load`` gives them; a file may hold them."""
 
@@ -61,7 +65,7 @@ class FewShotImages:
         rotated: a turned class is a class of its own (Santoro et al. 2016, arXiv:1605.06065), in training alone.
 
     Raises:
-        ValueError: a split has too few classes, or a class too few images, for one task.
+        UnusableImagesError: a split has too few classes, or a class too few images, for one task.
     """
 
     loss = "cross_entropy"
@@ -118,14 +122,14 @@ class FewShotImages:
     def _check(self, split: ClassImages, queries: int) -> None:
         ways, shots, _ = self.episodes
         if len(split.names) < ways:
-            raise ValueError(
+            raise UnusableImagesError(
                 f"a task has {ways} classes, but there are only {len(split.names)}; lower "
                 "problem.ways."
             )
         sizes = np.diff(split.starts)
         if (smallest := int(sizes.min())) < shots + queries:
             name = split.names[int(sizes.argmin())]
-            raise ValueError(
+            raise UnusableImagesError(
                 f"class {name} has {smallest} images, too few for {shots} shots and {queries} "
                 "queries; lower one of them."
             )

@@ -19,7 +19,7 @@ from metarl.functional.adapt import InnerUpdate, inner_step
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.gaussian_mlp import Architecture, policy_gradient
 from metarl.functional.objectives import Objective, TaskObjective
-from metarl.functional.params import descend, for_tasks, step_gradient
+from metarl.functional.params import descend, for_tasks, owned, step_gradient
 from metarl.functional.tasks import Mapper, chunks, over_tasks, take
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems.environments import EnvironmentFamily
@@ -128,7 +128,7 @@ class RLProblem:
         self, meta: Meta, tasks: np.ndarray, key: Key
     ) -> tuple[MetaBatch[Episodes], dict[str, float]]:
         """K waves of support episodes with adaptation after each, then the query episodes."""
-        params = _own(for_tasks(meta.theta, len(tasks)))
+        params = owned(for_tasks(meta.theta, len(tasks)))
         waves: list[Collected] = []
         norms = []
         for step in range(self.adaptation.steps + 1):
@@ -204,7 +204,7 @@ class RLProblem:
         Returns:
             ``[steps + 1, M]``.
         """
-        params, curve = _own(for_tasks(meta.theta, len(tasks))), []
+        params, curve = owned(for_tasks(meta.theta, len(tasks))), []
         for step in range(len(rates) + 1):
             collected = self.wave(params, tasks, key, step, episodes or self.sampling.episodes)
             curve.append(collected.returns.double().cpu().numpy())
@@ -302,8 +302,3 @@ def _metrics(waves: list[Collected], norms: list[Tensor]) -> dict[str, float]:
         "baseline/explained_variance": float(explained.mean()),
         "env_steps": float(sum(wave.episodes.mask.sum() for wave in waves)),
     }
-
-
-def _own(params: Params) -> Params:
-    """Memory of their own for views: batched products then need no copies."""
-    return {name: value.contiguous() for name, value in params.items()}

@@ -246,3 +246,24 @@ def test_a_registered_environment_of_the_users_own_is_looped_over():
     problem = support.target_problem()
     assert not problem.environments.native
     assert isinstance(problem.environments.single(), gym.Env)
+
+
+def test_anil_adapts_the_chosen_parameters_alone_and_the_rest_is_still_learned():
+    head = frozenset({"layers.1.weight", "layers.1.bias"})
+    problem = support.target_problem(PAIR, steps=2, lr=0.2, estimator="reinforce")
+    update = problem.adaptation.update._replace(adapted=head)
+    problem.adaptation = problem.adaptation._replace(update=update)
+    problem.arch = None
+    meta = support.double_meta(problem)
+    batch, _ = problem.collect(meta, TASKS, KEY)
+    params = for_tasks(meta.theta, 3)
+    adapted = problem.adapt(params, batch.support[0], 0.2)
+    for name, value in adapted.items():
+        assert torch.equal(value, params[name]) == (name not in head)
+    vector = flatten_meta(meta)
+    objective = problem.objective(meta, batch, Variant())
+    gradient = objective.linearise(vector).gradient
+    for seed in range(3):
+        direction = 1e-6 * support.normal(seed, len(vector))
+        ahead, behind = (objective.evaluate(vector + sign * direction).loss for sign in (1, -1))
+        support.close(1e6 * (gradient @ direction), 1e6 * (ahead - behind) / 2, 1e-7)
