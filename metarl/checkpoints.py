@@ -56,7 +56,7 @@ def save(
     """Write one checkpoint, so that at any moment it is either whole or not there.
 
     Args:
-        directory: folder of the checkpoints, made if missing.
+        directory: folder of the checkpoints, made if missing; that which holds it must be there.
         iteration: iterations completed.
         tensors: on any device.
         state: JSON values; a tuple comes back as a list.
@@ -87,7 +87,8 @@ def save(
     temporary = directory / f".{final.name}.{os.getpid()}"
     replaced = directory / f".{final.name}.{os.getpid()}.replaced"
     try:
-        temporary.mkdir(parents=True)
+        directory.mkdir(exist_ok=True)
+        temporary.mkdir()
         for name, content in files.items():
             disk.write(temporary / name, content)
         disk.sync_folder(temporary)
