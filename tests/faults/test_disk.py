@@ -94,7 +94,7 @@ def test_a_folder_that_is_gone_ends_the_run_and_is_not_made_again(server, whole,
     run.rename(moved)  # at once: removing takes time, in which files are added
     if how == "removed":
         shutil.rmtree(moved)
-    driver.assert_one_sentence(server.wait(), str(run), "No such file or directory")
+    driver.assert_one_sentence(server.wait(), str(run), "No such file or directory", board=True)
     assert not list(tmp_path.glob(f"*/*/{runs.METRICS}"))
     assert not list(tmp_path.glob("*/*/checkpoints/[0-9]*"))
     if how == "moved":
@@ -108,7 +108,7 @@ def test_a_run_that_turns_read_only_ends_with_a_valid_checkpoint(server, whole, 
     )
     run = wait_for_lines(tmp_path, 2)
     (run / "checkpoints").chmod(0o555)
-    driver.assert_one_sentence(server.wait(), str(run), "Permission denied")
+    driver.assert_one_sentence(server.wait(), str(run), "Permission denied", board=True)
     (run / "checkpoints").chmod(0o777)
     assert checkpoints.newest_valid(run)[0].iteration >= 1
     for path in checkpoints.in_order(run / "checkpoints"):
