@@ -56,7 +56,7 @@ def save(
     """Write one checkpoint, so that at any moment it is either whole or not there.
 
     Args:
-        directory: folder of the checkpoints, made if missing.
+        directory: folder of the checkpoints, made if missing; that which holds it must be there.
         iteration: iterations completed.
         tensors: on any device.
         state: JSON values; a tuple comes back as a list.
@@ -83,6 +83,7 @@ def save(
     files[MANIFEST] = seal(manifest)
     final = directory / f"{iteration:06d}"
     try:
+        directory.mkdir(exist_ok=True)  # never the run's folder itself, if somebody removed it
         with disk.replace_folder(final) as folder:
             for name, content in files.items():
                 disk.write(folder / name, content)

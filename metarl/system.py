@@ -80,7 +80,8 @@ def _commit(checkout: Path) -> dict[str, Any]:
 
 
 def _git(checkout: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(checkout), *arguments]
+    # Without its lock: a commit that the user makes at the same moment must not fail because of it.
+    command = ["git", "--no-optional-locks", "-C", str(checkout), *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

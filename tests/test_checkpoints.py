@@ -215,6 +215,7 @@ def test_every_interruption_leaves_a_valid_checkpoint_or_none(tmp_path, monkeypa
     for calls in range(10):
         run = tmp_path / str(calls)
         countdown.left = 1000
+        run.mkdir()
         checkpoints.save(run / "checkpoints", 1, example(), {"saved": "before"})
         countdown.left = calls
         with contextlib.suppress(Stopped):

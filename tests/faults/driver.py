@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ class Server:
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
             text=True,
         )
+        self._pid = 0
         assert self._answer()["ready"]
 
     def start(
@@ -63,24 +65,27 @@ class Server:
         cwd: Path | None = None,
         env: dict[str, str | None] | None = None,
     ) -> int:
-        """Start a command; its process id."""
+        """Start a command; its process id. One that a failed test has left behind is ended first."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            self.wait()
         request = {
             "module": module,
             "argv": argv,
             "cwd": str(cwd or self.scratch),
             "env": env or {},
             "out": str(self.scratch / "out"),
-            "err": str(self.scratch / "err"),
             "hook": hook,
         }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return self._answer()["pid"]
+        self._pid = self._answer()["pid"]
+        return self._pid
 
     def wait(self) -> Ended:
         """Wait for what was started."""
-        code = self._answer()["code"]
-        return Ended(code, *((self.scratch / name).read_text() for name in ("out", "err")))
+        answer, self._pid = self._answer(), 0
+        return Ended(answer["code"], (self.scratch / "out").read_text(), answer["err"])
 
     def run(self, *argv: str, **options: Any) -> Ended:
         """Start a command and wait for it."""

@@ -5,10 +5,11 @@ fifty times. Each line of standard input is a JSON object:
 
     module, argv: whose ``main`` to call with what
     cwd, env: where, and with which variables besides those there are; null takes one away
-    out, err: files that standard output and error go to
+    out: file that standard output goes to
     hook: [name, arguments...] of a function in hooks.py, called first in the child
 
-The answers are ``{"pid": ...}`` once it runs and ``{"code": ...}``, as of subprocess, once it has ended.
+The answers are ``{"pid": ...}`` once it runs and ``{"code": ..., "err": ...}``, as of subprocess, once it has ended.
+Standard error goes through a pipe, which no limit on files can close.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ def load(name: str, path: Path) -> None:
     spec.loader.exec_module(module)
 
 
-def become(request: dict[str, Any]) -> int:
+def become(request: dict[str, Any], err: int) -> int:
     """Run the command in this process."""
-    for number, path in enumerate((os.devnull, request["out"], request["err"])):
+    os.dup2(err, 2)
+    os.close(err)
+    for number, path in enumerate((os.devnull, request["out"])):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, number)
         os.close(descriptor)
@@ -70,12 +73,18 @@ def main() -> None:
     load("support", HERE.parent / "support.py")
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
+        reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
-            sys.exit(become(json.loads(line)))
+            os.close(reading)
+            sys.exit(become(json.loads(line), writing))
+        os.close(writing)
         print(json.dumps({"pid": pid}), flush=True)
+        with os.fdopen(reading) as file:
+            err = file.read()
         _, status = os.waitpid(pid, 0)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), flush=True)
+        answer = {"code": os.waitstatus_to_exitcode(status), "err": err}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

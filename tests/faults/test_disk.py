@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
@@ -96,41 +94,21 @@ def test_a_folder_that_is_gone_ends_the_run_and_is_not_made_again(server, whole,
     run.rename(moved)  # at once: removing takes time, in which files are added
     if how == "removed":
         shutil.rmtree(moved)
-    driver.assert_one_sentence(server.wait(), str(run), "No such file or directory")
+    driver.assert_one_sentence(server.wait(), str(run), "No such file or directory", board=True)
     assert not list(tmp_path.glob(f"*/*/{runs.METRICS}"))
     assert not list(tmp_path.glob("*/*/checkpoints/[0-9]*"))
     if how == "moved":
         assert server.run(LENGTH, "--resume", str(moved)).code == 0
 
 
-@pytest.fixture
-def public():
-    """A folder that a user without rights can reach and write to."""
-    path = Path(tempfile.mkdtemp(prefix="metarl-faults-"))
-    path.chmod(0o777)
-    yield path
-    for folder in [path, *path.rglob("*")]:
-        if folder.is_dir():
-            folder.chmod(0o777)
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def rights():
-    """What takes root's rights away, which no read-only folder stops."""
-    if os.geteuid() != 0:
-        return ()
-    if not all(path.stat().st_mode & stat.S_IXOTH for path in driver.ROOT.parents):
-        pytest.skip("a user without rights cannot reach the checkout")
-    return ("become_nobody",)
-
-
-def test_a_run_that_turns_read_only_ends_with_a_valid_checkpoint(server, whole, public, rights):
+def test_a_run_that_turns_read_only_ends_with_a_valid_checkpoint(server, whole, tmp_path):
     reference = whole(ITERATIONS)
-    server.start(*driver.new(public, "iterations=100000"), hook=rights, cwd=public)
-    run = wait_for_lines(public, 2)
+    server.start(
+        *driver.new(tmp_path, "iterations=100000"), hook=("obey_permissions",), cwd=tmp_path
+    )
+    run = wait_for_lines(tmp_path, 2)
     (run / "checkpoints").chmod(0o555)
-    driver.assert_one_sentence(server.wait(), str(run), "Permission denied")
+    driver.assert_one_sentence(server.wait(), str(run), "Permission denied", board=True)
     (run / "checkpoints").chmod(0o777)
     assert checkpoints.newest_valid(run)[0].iteration >= 1
     for path in checkpoints.in_order(run / "checkpoints"):
@@ -141,20 +119,18 @@ def test_a_run_that_turns_read_only_ends_with_a_valid_checkpoint(server, whole, 
     driver.assert_same_run(reference, run)
 
 
-def test_a_folder_of_runs_that_cannot_be_written_is_named(server, public, rights):
-    (public / "runs").mkdir(mode=0o555)
-    ended = server.run(*driver.new(public / "runs"), hook=rights, cwd=public)
-    driver.assert_one_sentence(ended, str(public / "runs"), "Permission denied")
+def test_a_folder_of_runs_that_cannot_be_written_is_named(server, tmp_path):
+    (tmp_path / "runs").mkdir(mode=0o555)
+    ended = server.run(*driver.new(tmp_path / "runs"), hook=("obey_permissions",), cwd=tmp_path)
+    driver.assert_one_sentence(ended, str(tmp_path / "runs"), "Permission denied")
 
 
-def test_a_working_directory_that_is_read_only_does_not_matter(server, whole, public, rights):
-    (public / "runs").mkdir()
-    (public / "runs").chmod(0o777)
-    (public / "here").mkdir(mode=0o555)
-    here = public / "here"
-    ended = server.run(*driver.new(public / "runs", LENGTH), hook=rights, cwd=here)
+def test_a_working_directory_that_is_read_only_does_not_matter(server, whole, tmp_path):
+    (tmp_path / "here").mkdir(mode=0o555)
+    here = tmp_path / "here"
+    ended = server.run(*driver.new(tmp_path / "runs", LENGTH), hook=("obey_permissions",), cwd=here)
     assert ended.code == 0, ended
-    driver.assert_same_run(whole(ITERATIONS), runs.find_run("latest", public / "runs"))
+    driver.assert_same_run(whole(ITERATIONS), runs.find_run("latest", tmp_path / "runs"))
     assert not list(here.iterdir())
 
 
