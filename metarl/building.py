@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from metarl.nets.gaussian_mlp import GaussianMLP
     from metarl.outer import Outer
     from metarl.problems.images import FewShotImages
-    from metarl.problems.protocol import Problem
+    from metarl.problems.protocol import Problem, Split
     from metarl.problems.sinusoid import Sinusoid
     from metarl.schema.networks import SupervisedNetwork as NetworkSettings
     from metarl.schema.problems import SupervisedProblem as SupervisedSettings
@@ -43,8 +42,9 @@ def make_problem(settings: Config, device: str, threads: int) -> Problem:
 def _make_rl(settings: RLConfig, device: str, threads: int) -> Problem:
     # Imported here, as torch is elsewhere: the command line answers before it is loaded.
     from metarl.nets.gaussian_mlp import GaussianMLP
+    from metarl.problems.credit import Sampling
     from metarl.problems.environments import EnvironmentFamily
-    from metarl.problems.rl import Adaptation, RLProblem, Sampling
+    from metarl.problems.rl import Adaptation, RLProblem
 
     problem, network, inner = settings.problem, settings.network, settings.inner
 
@@ -100,13 +100,15 @@ def _source(problem: SupervisedSettings) -> Sinusoid | FewShotImages:
 
     if problem.kind == "sinusoid":
         return Sinusoid(problem.shots, problem.amount)
-    datasets = importlib.import_module("metarl.datasets")
-    train, held_out = (
-        datasets.load(problem.data_set, split, problem.data, problem.side)
-        for split in ("train", problem.held_out)
-    )
+    from metarl import datasets
+
+    parts: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}
+    splits = {
+        split: datasets.load(problem.data_set, part, problem.data, problem.side)
+        for split, part in parts.items()
+    }
     episodes = Episodes(problem.ways, problem.shots, problem.queries)
-    return FewShotImages(train, held_out, episodes, rotated=problem.data_set == "omniglot")
+    return FewShotImages(splits, episodes, rotated=problem.data_set == "omniglot")
 
 
 def _network(

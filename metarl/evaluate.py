@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from metarl.checkpoints import Checkpoint
     from metarl.data import Meta, Params
-    from metarl.problems.protocol import Problem
+    from metarl.problems.protocol import Problem, Split
 
 RANDOM = "random"
 SETTINGS = (
@@ -40,7 +40,7 @@ def evaluate_meta(
     meta: Meta,
     settings: Config,
     iteration: int,
-    stream: Stream = Stream.EVALUATION_TASKS,
+    split: Split = "test",
 ) -> Curve:
     """Adapt to tasks that training never sees, as ``settings.evaluation`` says; measure after every gradient step.
 
@@ -51,10 +51,11 @@ def evaluate_meta(
         meta: what was learned.
         settings: the configuration.
         iteration: meta-iterations trained; names the random numbers, too.
-        stream: draws the tasks: the held-out ones, or ``VALIDATION_TASKS`` on the way.
+        split: which tasks: ``validation`` on the way, ``test`` for results.
     """
     evaluation, seed = settings.evaluation, settings.seed
-    tasks = problem.sample_tasks(evaluation.tasks, generator(seed, stream), held_out=True)
+    stream = Stream.EVALUATION_TASKS if split == "test" else Stream.VALIDATION_TASKS
+    tasks = problem.sample_tasks(evaluation.tasks, generator(seed, stream), split)
     rates = rate_schedule(settings)
     schedule = in_steps(meta, rates)
     values = problem.adaptation_curve(

@@ -96,8 +96,8 @@ _FEW_SHOT: dict[tuple[str, int, int], tuple[Row, ...]] = {
     ("omniglot", 5, 5): (Row("MAML", (0.999,)), Row("MAML, no conv", (0.975,))),
     ("omniglot", 20, 1): (Row("MAML", (0.958,)),),
     ("omniglot", 20, 5): (Row("MAML", (0.989,)),),
-    ("miniimagenet", 5, 1): (Row("MAML", (0.4870,)),),
-    ("miniimagenet", 5, 5): (Row("MAML", (0.6311,)),),
+    ("mini-imagenet", 5, 1): (Row("MAML", (0.4870,)),),
+    ("mini-imagenet", 5, 5): (Row("MAML", (0.6311,)),),
 }
 """By problem, ways and shots. Source: tables 1 and 2 of the paper; of one value, after the steps of its evaluation."""
 
@@ -106,7 +106,7 @@ def few_shot(problem: str, ways: int, shots: int) -> tuple[Row, ...]:
     """The published results of a few-shot problem, MAML first; empty where there are none.
 
     Args:
-        problem: ``sinusoid``, ``omniglot`` or ``miniimagenet``.
+        problem: ``sinusoid``, ``omniglot`` or ``mini-imagenet``.
         ways: classes of a task; 1 for regression.
         shots: support examples of each.
     """

@@ -245,11 +245,10 @@ def evaluate(training: Training, run: Any, metrics: dict[str, float], display: A
     """
     from metarl.evaluate import evaluate_meta, examples_figure
     from metarl.figures import adaptation_figure
-    from metarl.seeding import Stream
 
     settings, measure = training.settings, training.problem.measure
     curve = evaluate_meta(
-        training.problem, training.meta, settings, training.iteration, Stream.VALIDATION_TASKS
+        training.problem, training.meta, settings, training.iteration, "validation"
     )
     names = [f"eval/{measure}_step_{step}" for step in curve.steps]
     metrics |= dict(zip(names, curve.mean_return, strict=True))

@@ -13,8 +13,9 @@ from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.gaussian_mlp import Architecture
 from metarl.nets.gaussian_mlp import GaussianMLP
+from metarl.problems.credit import Sampling
 from metarl.problems.environments import EnvironmentFamily
-from metarl.problems.rl import Adaptation, RLProblem, Sampling
+from metarl.problems.rl import Adaptation, RLProblem
 from metarl.seeding import Key, Stream, generator
 
 DOUBLE = torch.float64

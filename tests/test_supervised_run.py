@@ -73,7 +73,7 @@ def test_metrics_board_and_pictures_follow_the_problem(tmp_path, capsys):
     assert not [tag for tag in lines[1] if "return" in tag or "env_steps" in tag]
     said = capsys.readouterr().out
     assert said.startswith("sinusoid, 5-shot, 3 tasks x 5 support and 5 query points, on cpu")
-    assert "held-out mse after 0.. steps" in said
+    assert "mse after 0.. steps on validation tasks" in said
     board = EventAccumulator(str(run)).Reload()
     layout = board.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     assert b"^loss/pre$" in layout

@@ -258,7 +258,7 @@ def test_the_tasks_measured_on_the_way_are_not_the_held_out_ones(tmp_path, monke
     with opened_problem(settings) as problem:
         untrained = problem.initial_meta(generator(settings.seed, Stream.INITIALISATION))
         held_out = evaluate_meta(problem, untrained, settings, 0).tasks
-        again = evaluate_meta(problem, untrained, settings, 0, Stream.VALIDATION_TASKS).tasks
+        again = evaluate_meta(problem, untrained, settings, 0, "validation").tasks
     assert (seen[0].tasks == again).all()
     assert not set(seen[0].tasks.ravel()) & set(held_out.ravel())
 

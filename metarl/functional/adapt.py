@@ -114,8 +114,9 @@ def stacked_step(
     Returns:
         ``[C, *shape]``, differentiable in ``params`` and ``rates``.
     """
-    # Without a derivative of θ's own, such as under no_grad, the inner one needs leaves of its own.
-    first_order = first_order or not torch.is_grad_enabled()
+    # Where θ is a constant, as under no_grad, the inner derivative needs leaves of its own.
+    varies = torch.is_grad_enabled() and any(value.requires_grad for value in params.values())
+    first_order = first_order or not varies
     within = {name: value.detach() for name, value in params.items()} if first_order else params
     chosen = {name: within[name] for name in names(params)}
     with torch.enable_grad():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from metarl.data import Examples
+from metarl.problems.protocol import Split
 from metarl.seeding import Key
 
 TURNS = 4
@@ -55,12 +58,11 @@ class Episodes(NamedTuple):
 class FewShotImages:
     """Tasks are N classes, each turned by a multiple of 90 degrees, in the order of their labels.
 
-    A row of a task is ``[class_0 .. class_{N-1}, turn_0 .. turn_{N-1}]``; held-out classes are numbered after those
-    of training. The order is random, so labels are permuted anew for each task. Pixels are scaled to [0, 1].
+    A row of a task is ``[class_0 .. class_{N-1}, turn_0 .. turn_{N-1}]``; the splits' classes are numbered one
+    after another. The order is random, so labels are permuted anew for each task. Pixels are scaled to [0, 1].
 
     Args:
-        train: classes to learn from.
-        held_out: classes to evaluate on.
+        splits: the classes of each split.
         episodes: sizes.
         rotated: a turned class is a class of its own (Santoro et al. 2016, arXiv:1605.06065), in training alone.
 
@@ -71,31 +73,34 @@ class FewShotImages:
     loss = "cross_entropy"
 
     def __init__(
-        self, train: ClassImages, held_out: ClassImages, episodes: Episodes, rotated: bool = False
+        self, splits: Mapping[Split, ClassImages], episodes: Episodes, rotated: bool = False
     ) -> None:
-        self.splits, self.episodes, self.rotated = (train, held_out), episodes, rotated
+        self.splits, self.episodes, self.rotated = dict(splits), episodes, rotated
         self.queries, self.outputs = episodes.queries, episodes.ways
-        self.input_shape = train.images.shape[1:]
-        for split in self.splits:
+        self.input_shape = self.splits["train"].images.shape[1:]
+        counts = [len(split.names) for split in self.splits.values()]
+        self._first = dict(zip(self.splits, itertools.accumulate([0, *counts]), strict=False))
+        for split in self.splits.values():
             self._check(split, episodes.queries)
 
     def sample_tasks(
-        self, count: int, rng: np.random.Generator, held_out: bool = False
+        self, count: int, rng: np.random.Generator, split: Split = "train"
     ) -> np.ndarray:
         """``count`` rows of N classes and N turns, ``[count, 2N]``; no class stands twice in a task."""
-        split, ways = self.splits[held_out], self.episodes.ways
-        turns = TURNS if self.rotated and not held_out else 1
-        total = turns * len(split.names)
-        drawn = np.stack([rng.choice(total, ways, replace=False) for _ in range(count)])
-        first = len(self.splits[0].names) if held_out else 0
-        return np.concatenate([first + drawn // turns, drawn % turns], axis=1).astype(np.float64)
+        turns = TURNS if self.rotated and split == "train" else 1
+        total = turns * len(self.splits[split].names)
+        drawn = np.stack(
+            [rng.choice(total, self.episodes.ways, replace=False) for _ in range(count)]
+        )
+        classes = self._first[split] + drawn // turns
+        return np.concatenate([classes, drawn % turns], axis=1).astype(np.float64)
 
     def examples(
         self, tasks: np.ndarray, queries: int, key: Key, draw: int = 0
     ) -> tuple[Examples, Examples]:
         """Support ``[M, N·K, C, H, W]`` and query ``[M, N·queries, C, H, W]``, class by class; labels 0 to N − 1."""
         ways, shots, _ = self.episodes
-        for split in self.splits:
+        for split in self.splits.values():
             self._check(split, queries)
         pixels = np.empty((len(tasks), ways, shots + queries, *self.input_shape), np.uint8)
         for index, (task, row) in enumerate(zip(pixels, tasks.astype(np.int64), strict=True)):
@@ -112,10 +117,8 @@ class FewShotImages:
 
     def _draw(self, number: int, count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Different images of a class, in random order."""
-        known = len(self.splits[0].names)
-        split, index = (
-            (self.splits[0], number) if number < known else (self.splits[1], number - known)
-        )
+        name = max((first, name) for name, first in self._first.items() if first <= number)[1]
+        split, index = self.splits[name], number - self._first[name]
         start, end = split.starts[index : index + 2]
         return split.images[start + rng.choice(end - start, count, replace=False)]
 

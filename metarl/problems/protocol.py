@@ -32,6 +32,9 @@ class Variant(NamedTuple):
     reptile: bool = False
 
 
+Split = Literal["train", "validation", "test"]
+"""What tasks are for: to learn from, to watch and choose by on the way, or to report results on."""
+
 LearnRates = Literal[False, True, "layer", "layer_step"]
 """Which inner rates are learned: none, one for every number (Meta-SGD), for every tensor, for every tensor and step."""
 
@@ -78,9 +81,9 @@ class Problem(Protocol):
         ...
 
     def sample_tasks(
-        self, count: int, rng: np.random.Generator, held_out: bool = False
+        self, count: int, rng: np.random.Generator, split: Split = "train"
     ) -> np.ndarray:
-        """``count`` tasks as rows of floats, ``[count, D]``, of training or of those held out from it."""
+        """``count`` tasks as rows of floats, ``[count, D]``, of a split, or told apart by their stream alone."""
         ...
 
     def collect(

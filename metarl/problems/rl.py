@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metarl import nonfinite
 from metarl.data import Episodes, Meta, MetaBatch, Params
-from metarl.functional import baseline, closed_form, gaussian, objectives, returns
+from metarl.functional import closed_form, gaussian, objectives
 from metarl.functional.adapt import InnerUpdate, inner_step
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.gaussian_mlp import Architecture, policy_gradient
@@ -22,27 +21,14 @@ from metarl.functional.objectives import Objective, TaskObjective
 from metarl.functional.params import descend, for_tasks, owned, step_gradient
 from metarl.functional.tasks import Mapper, chunks, over_tasks, take
 from metarl.nets.gaussian_mlp import GaussianMLP
+from metarl.problems.credit import Collected, Sampling, credit
 from metarl.problems.environments import EnvironmentFamily
-from metarl.problems.protocol import LearnRates, Variant, initial_rates
-from metarl.sampler import Sampler, Wave
+from metarl.problems.protocol import LearnRates, Split, Variant, initial_rates
+from metarl.sampler import Sampler
 from metarl.seeding import Key
 
 MakePolicy = Callable[[int, int, torch.Generator], nn.Module]
 """``(obs_size, action_size, generator) -> policy``, a module ``obs -> (mean, log_std)``."""
-
-
-class Sampling(NamedTuple):
-    """How episodes are sampled and credited.
-
-    Attributes:
-        episodes: N, episodes of each task in each wave.
-        discount: γ.
-        gae_lambda: λ.
-    """
-
-    episodes: int
-    discount: float = 0.99
-    gae_lambda: float = 1.0
 
 
 class Adaptation(NamedTuple):
@@ -59,14 +45,6 @@ class Adaptation(NamedTuple):
     update: InnerUpdate = InnerUpdate(0.1)
     estimator: str = "lvc"
     learn_rates: LearnRates = False
-
-
-class Collected(NamedTuple):
-    """A wave with advantages; per task its mean return and explained variance, ``[M]``."""
-
-    episodes: Episodes
-    returns: Tensor
-    explained_variance: Tensor
 
 
 class RLProblem:
@@ -119,7 +97,7 @@ class RLProblem:
         return Meta(theta, initial_rates(adapted, row.learn_rates, row.update.lr, row.steps))
 
     def sample_tasks(
-        self, count: int, rng: np.random.Generator, held_out: bool = False
+        self, count: int, rng: np.random.Generator, split: Split = "train"
     ) -> np.ndarray:
         """``count`` tasks, ``[count, D]``; held-out ones differ by their stream alone."""
         return self.environments.sample_tasks(count, rng)
@@ -153,7 +131,8 @@ class RLProblem:
             episodes: N.
         """
         sampled = self._sampler(len(tasks), episodes).wave(params, tasks, key, step)
-        return self._credit(sampled, tasks, f"{self.name}, gradient step {step}")
+        place, parts = f"{self.name}, gradient step {step}", self._chunks(len(tasks))
+        return credit(sampled, tasks, self.sampling, place, self.mapper, parts)
 
     def adapt(self, params: Params, episodes: Episodes, rates: float | Params) -> Params:
         """One inner step of every task, without derivatives: ``[M, *shape] -> [M, *shape]``."""
@@ -263,29 +242,6 @@ class RLProblem:
                 *(self.threads, self.mapper, self.device, family.observe_task),
             )
         return self._samplers[tasks, episodes]
-
-    @torch.no_grad()
-    def _credit(self, wave: Wave, tasks: np.ndarray, place: str) -> Collected:
-        """Baseline and advantages of every task, each fitted and standardised by itself."""
-        to_go = returns.discounted_sums(wave.rewards, self.sampling.discount)
-        nonfinite.check({"returns to go": to_go}, tasks, place)
-
-        def value(part: slice) -> Tensor:
-            inputs = baseline.features(wave.obs[part])
-            weights = baseline.fit(inputs, to_go[part], wave.mask[part])
-            return baseline.predict(weights, inputs).to(wave.obs.dtype)
-
-        values = torch.cat(list(self.mapper(value, self._chunks(len(wave.mask))))) * wave.mask
-        raw = returns.advantages(
-            wave.rewards, values, wave.mask, self.sampling.discount, self.sampling.gae_lambda
-        )
-        advantages, mean, std = returns.standardise(raw, wave.mask)
-        # A spread that overflows would make every advantage zero, without a word.
-        nonfinite.check({"advantages": raw, "their spread": std[:, 0, 0]}, tasks, place)
-        in_its_units = (values + mean) / std * wave.mask
-        episodes = Episodes(**wave._asdict(), advantages=advantages, values=in_its_units)
-        explained = baseline.explained_variance(values, to_go, wave.mask)
-        return Collected(episodes, wave.rewards.sum(-1).mean(-1), explained)
 
 
 def _metrics(waves: list[Collected], norms: list[Tensor]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from metarl.data import Examples
+from metarl.problems.protocol import Split
 from metarl.seeding import Key
 
 AMPLITUDE, PHASE, X = (0.1, 5.0), (0.0, np.pi), (-5.0, 5.0)
@@ -27,7 +28,7 @@ class Sinusoid:
         self.shots, self.queries = shots, queries
 
     def sample_tasks(
-        self, count: int, rng: np.random.Generator, held_out: bool = False
+        self, count: int, rng: np.random.Generator, split: Split = "train"
     ) -> np.ndarray:
         """``count`` rows (A, φ), ``[count, 2]``; held-out ones differ by their stream alone."""
         low, high = np.transpose([AMPLITUDE, PHASE])

@@ -20,7 +20,7 @@ from metarl.functional.losses import LOSSES
 from metarl.functional.objectives import Objective
 from metarl.functional.params import for_tasks
 from metarl.functional.tasks import Mapper, chunks, take
-from metarl.problems.protocol import LearnRates, Variant, initial_rates
+from metarl.problems.protocol import LearnRates, Split, Variant, initial_rates
 from metarl.seeding import Key
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class TaskSource(Protocol):
     queries: int
 
     def sample_tasks(
-        self, count: int, rng: np.random.Generator, held_out: bool = False
+        self, count: int, rng: np.random.Generator, split: Split = "train"
     ) -> np.ndarray:
         """``count`` tasks as rows of floats, ``[count, D]``."""
         ...
@@ -148,10 +148,10 @@ class SupervisedProblem:
         return Meta(theta, rates)
 
     def sample_tasks(
-        self, count: int, rng: np.random.Generator, held_out: bool = False
+        self, count: int, rng: np.random.Generator, split: Split = "train"
     ) -> np.ndarray:
         """``count`` tasks, ``[count, D]``."""
-        return self.source.sample_tasks(count, rng, held_out)
+        return self.source.sample_tasks(count, rng, split)
 
     def collect(
         self, meta: Meta, tasks: np.ndarray, key: Key

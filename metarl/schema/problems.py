@@ -126,20 +126,18 @@ class Images(Section):
 
     kind: Literal["images"]
     """What is learned; rl: a policy, sinusoid: a curve, images: to tell classes apart."""
-    data_set: Literal["omniglot", "miniimagenet"]
+    data_set: Literal["omniglot", "mini-imagenet"]
     """Which images."""
     data: Name | None = None
     """Folder that holds them; null: $METARL_DATA, else ~/.cache/metarl."""
     image_size: Count | None = None
-    """Side in pixels; null: 28 for omniglot, 84 for miniimagenet."""
+    """Side in pixels; null: 28 for omniglot, 84 for mini-imagenet."""
     ways: Annotated[int, Field(ge=2)]
     """Classes N of a task."""
     shots: Count
     """Support examples K of each class."""
     queries: Count
     """Query examples of each class while training."""
-    held_out: Literal["val", "test"] = "test"
-    """Split that evaluations are on."""
 
     @property
     def measure(self) -> str:
@@ -168,12 +166,12 @@ class Images(Section):
     @property
     def tasks(self) -> dict[str, Any]:
         """What decides the tasks: runs that differ in it cannot be compared."""
-        return self.model_dump(include={"data_set", "image_size", "ways", "shots", "held_out"})
+        return self.model_dump(include={"data_set", "image_size", "ways", "shots"})
 
     @property
     def side(self) -> int:
         """Of an image, in pixels."""
-        return self.image_size or {"omniglot": 28, "miniimagenet": 84}[self.data_set]
+        return self.image_size or {"omniglot": 28, "mini-imagenet": 84}[self.data_set]
 
     def published(self) -> tuple[Row, ...]:
         """Published results on the same tasks."""

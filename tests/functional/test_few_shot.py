@@ -54,10 +54,16 @@ def derivative(stacked, data, meta):
     return found.outcome.loss, found.gradient, objective.evaluate
 
 
-def along(function, vector, direction, step=1e-6):
-    """The central difference of a scalar function along a direction."""
-    moved = [function(vector + sign * step * direction) for sign in (1, -1)]
-    return (moved[0] - moved[1]) / (2 * step)
+def along(function, vector, direction, step=2e-6):
+    """The fourth-order central difference of a scalar function along a direction.
+
+    Normalising four examples bends the loss so much that the second-order difference is off by 1e-7.
+    """
+    near, far = (
+        function(vector + size * direction) - function(vector - size * direction)
+        for size in (step, 2 * step)
+    )
+    return (8 * near - far) / (12 * step)
 
 
 def slow_post_update(net, theta, data, weights, rates=LR, adapted=None):
@@ -232,7 +238,7 @@ def test_step_weights_follow_their_formula(steps, progress):
         early = max((1 - progress) / steps, 0.03 / steps)
         assert found[1:-1] == pytest.approx([early] * (steps - 1))
         assert found[0] == 0.0
-        assert found[-1] >= early
+        assert found[-1] >= early * (1 - 1e-15)
 
 
 def test_second_order_begins_at_its_iteration():

@@ -13,7 +13,7 @@ KEY = Key(3, Stream.TRAIN_DATA, 5)
 SIDE = 4
 
 
-class Split(NamedTuple):
+class Classes(NamedTuple):
     images: np.ndarray
     starts: np.ndarray
     names: tuple[str, ...]
@@ -29,14 +29,18 @@ def split(first, sizes):
     images = np.stack(rows).astype(np.uint8)
     images[:, :, 0, 0] = 255
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    return Split(images, starts, tuple(f"c{first + c}" for c in range(len(sizes))))
+    return Classes(images, starts, tuple(f"c{first + c}" for c in range(len(sizes))))
 
 
-TRAIN, TEST = split(0, [5, 6, 7, 8]), split(10, [6, 5, 6])
+SPLITS = {
+    "train": split(0, [5, 6, 7, 8]),
+    "validation": split(4, [5, 6, 5]),
+    "test": split(7, [6, 5, 6]),
+}
 
 
 def source(ways=3, shots=2, queries=3, **settings):
-    return FewShotImages(TRAIN, TEST, Episodes(ways, shots, queries), **settings)
+    return FewShotImages(SPLITS, Episodes(ways, shots, queries), **settings)
 
 
 def content(part):
@@ -49,8 +53,8 @@ def content(part):
 
 
 def test_tasks_are_different_classes_of_their_split_in_any_order():
-    for held_out, numbers in ((False, range(4)), (True, range(4, 7))):
-        tasks = source().sample_tasks(200, np.random.default_rng(0), held_out)
+    for name, numbers in (("train", range(4)), ("validation", range(4, 7)), ("test", range(7, 10))):
+        tasks = source().sample_tasks(200, np.random.default_rng(0), name)
         assert tasks.shape == (200, 6)
         assert not tasks[:, 3:].any()
         assert all(len(set(row[:3])) == 3 for row in tasks)
@@ -58,10 +62,10 @@ def test_tasks_are_different_classes_of_their_split_in_any_order():
         assert {tuple(row[:3]) for row in tasks} >= {tuple(numbers[:3]), tuple(numbers[2::-1])}
 
 
-@pytest.mark.parametrize("held_out", [False, True])
-def test_examples_are_of_their_class_different_and_labelled(held_out):
+@pytest.mark.parametrize("name", SPLITS)
+def test_examples_are_of_their_class_different_and_labelled(name):
     problem = source(rotated=True)
-    tasks = problem.sample_tasks(50, np.random.default_rng(0), held_out)
+    tasks = problem.sample_tasks(50, np.random.default_rng(0), name)
     support, query = problem.examples(tasks, 3, KEY)
     assert support.x.shape == (50, 6, 1, SIDE, SIDE)
     assert query.x.shape == (50, 9, 1, SIDE, SIDE)
@@ -71,9 +75,7 @@ def test_examples_are_of_their_class_different_and_labelled(held_out):
         seen = []
         for part, (values, turns) in zip((support, query), classes, strict=True):
             for value, turn, label in zip(values[task], turns[task], part.y[task], strict=True):
-                number = row[int(label)]
-                expected = number if number < 4 else number - 4 + 10
-                assert int(value) // 10 == expected
+                assert int(value) // 10 == row[int(label)]
                 assert int(turn) == row[3 + int(label)]
                 seen.append((int(label), int(value)))
         assert len(set(seen)) == len(seen) == 15
@@ -84,7 +86,7 @@ def test_turned_classes_are_classes_of_training_alone():
     problem, rng = source(rotated=True), np.random.default_rng(0)
     trained, held_out = (
         problem.sample_tasks(500, rng),
-        problem.sample_tasks(500, rng, held_out=True),
+        problem.sample_tasks(500, rng, "test"),
     )
     pairs = {(a, b) for row in trained for a, b in zip(row[:3], row[3:], strict=True)}
     assert len(pairs) == 16

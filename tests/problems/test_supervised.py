@@ -181,7 +181,7 @@ class Lines:
 
     queries = 6
 
-    def sample_tasks(self, count, rng, held_out=False):
+    def sample_tasks(self, count, rng, split="train"):
         return rng.uniform(0.5, 2.0, (count, 1))
 
     def examples(self, tasks, queries, key, draw=0):
