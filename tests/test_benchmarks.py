@@ -61,12 +61,9 @@ def test_the_published_way_agrees_with_ours(activation, steps):
     tangent = torch.linspace(-1.0, 1.0, len(vector), dtype=vector.dtype)
     close(found.curvature(tangent), expected.curvature(tangent), 1e-10)
     close(found.curvature(2.0 * tangent), expected.curvature(2.0 * tangent), 1e-10)
-    for mine, other in zip(
-        ours.evaluate(vector + 0.01 * tangent),
-        theirs.evaluate(vector + 0.01 * tangent),
-        strict=True,
-    ):
-        close(other, mine, 1e-12)
+    mine, other = (each.evaluate(vector + 0.01 * tangent) for each in (ours, theirs))
+    close(other.loss, mine.loss, 1e-12)
+    close(other.kl, mine.kl, 1e-12)
 
 
 def test_the_published_step_is_ours():
