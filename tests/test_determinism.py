@@ -85,7 +85,7 @@ def test_the_golden_metrics_are_met(trained):
 
     |value − golden| ≤ 2e-3 · max(1, |golden|) in the first iteration: in later ones the rounding of float32 has grown
     through conjugate gradient and the line search to a hundredth. Conjugate gradient's residual is made of it.
-    Whoever changes a number on purpose runs `python tests/test_determinism.py` and says why.
+    Whoever changes a number on purpose runs `PYTHONPATH=. python tests/test_determinism.py` and says why.
     """
     name, (lines, _) = trained
     golden = json.loads(GOLDEN.read_text())[name]
