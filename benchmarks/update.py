@@ -82,7 +82,7 @@ class Size:
         """The objective, in three ways."""
         estimator, inner, arch = problem.estimator, problem.adaptation.update, problem.arch
         assert arch is not None
-        task_objective = problem._task_objective(Variant())
+        task_objective = problem._task_objective(Variant(), inner)
         return {
             OURS: closed_form.objective(arch, estimator, inner, batch, meta.theta, problem.mapper),
             AUTOGRAD: objectives.by_autograd(task_objective, batch, meta, problem.mapper),

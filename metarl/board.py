@@ -81,14 +81,14 @@ class Board:
         names = adapted(metrics)
         charts = {name.capitalize(): _charts(name, "env_steps" in metrics) for name in names}
         steps = self._settings.evaluation.steps
-        held_out = [
+        validated = [
             f"^eval/{self._settings.problem.measure}_step_{step}$" for step in range(steps + 1)
         ]
-        chart = {"held-out tasks, by gradient steps": ["Multiline", held_out]}
+        chart = {"validation tasks, by gradient steps": ["Multiline", validated]}
         for name in names[:1]:
             charts[name.capitalize()] |= chart
         writer.add_custom_scalars(charts)
-        goals = [f"{name}/post" for name in names] + [held_out[-1].strip("^$")]
+        goals = [f"{name}/post" for name in names] + [validated[-1].strip("^$")]
         settings = _flat(self._settings.model_dump(mode="json"))
         for summary in hparams(settings, dict.fromkeys(goals, 0.0)):
             writer._get_file_writer().add_summary(summary)

@@ -13,7 +13,7 @@ from metarl.building import opened_problem
 from metarl.curves import Curve, aggregate
 from metarl.errors import UserError, run_command
 from metarl.metastate import meta_from_tensors
-from metarl.schema import Config
+from metarl.schema import Config, RLConfig
 from metarl.seeding import Key, Stream, generator
 
 if TYPE_CHECKING:
@@ -179,6 +179,8 @@ def _evaluate_run(run: str, options: argparse.Namespace) -> tuple[Config, Curve]
         f"protocol: {settings.protocol}",
         flush=True,
     )
+    if options.render is not None and not isinstance(settings, RLConfig):
+        raise UserError(f"--render: {chosen.title} has no episodes to film; leave it out.")
     if options.render is not None and not 0 <= options.render < evaluation.tasks:
         raise UserError(
             f"--render {options.render}: the held-out tasks are 0 to {evaluation.tasks - 1}."

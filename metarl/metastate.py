@@ -60,7 +60,7 @@ def restore_outer(outer: Outer, checkpoint: Checkpoint, device: str) -> int:
     try:
         steps = int(checkpoint.state["env_steps"])
         outer.restore(tensors, checkpoint.state["outer"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint does not hold what outer.method needs ({error}); use the "
             "configuration that it was trained with."

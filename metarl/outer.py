@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -79,8 +79,11 @@ class TRPO:
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """The gradients' running sum, if training had a momentum, and the steps taken."""
-        self.average = tensors.get("average")
+        if unknown := tensors.keys() - {"average"}:
+            raise KeyError(", ".join(sorted(unknown)))
+        # Checkpoints from before there was a momentum say nothing of steps.
         self.steps = int(values.get("steps", 0))
+        self.average = tensors.get("average")
 
     def _averaged(self, gradient: Tensor) -> Tensor:
         if not gradient.isfinite().all():
@@ -121,8 +124,9 @@ class Schedule(NamedTuple):
 
 
 class Optimiser(Protocol):
-    """A first-order step on one vector, whose state can be saved."""
+    """A first-order step on one vector, whose state can be saved: tensors of these names, once it has taken one."""
 
+    NAMES: ClassVar[frozenset[str]]
     state: dict[str, Tensor]
 
     def step(self, vector: Tensor, gradient: Tensor) -> Tensor:
@@ -135,6 +139,8 @@ class Adam:
 
     Source: Kingma & Ba 2015 (arXiv:1412.6980), algorithm 1; torch.optim.Adam's default settings.
     """
+
+    NAMES = frozenset({"step", "exp_avg", "exp_avg_sq"})
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
@@ -155,6 +161,8 @@ class Adam:
 
 class SGD:
     """Plain gradient descent on one vector."""
+
+    NAMES = frozenset({"step"})
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
@@ -201,7 +209,7 @@ class Descent:
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """The optimiser's."""
-        self.optimiser.state = dict(tensors)
+        self.optimiser.state = _memory(tensors, self.optimiser.NAMES)
 
 
 class PPO:
@@ -246,5 +254,13 @@ class PPO:
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Adam's moments and η."""
-        self.adam.state = dict(tensors)
-        self.kl_coefficient = float(values["kl_coefficient"])
+        kl_coefficient = float(values["kl_coefficient"])
+        self.adam.state = _memory(tensors, Adam.NAMES)
+        self.kl_coefficient = kl_coefficient
+
+
+def _memory(tensors: dict[str, Tensor], names: frozenset[str]) -> dict[str, Tensor]:
+    """An optimiser's: all of it, or nothing before its first step."""
+    if tensors and tensors.keys() != names:
+        raise KeyError(", ".join(sorted(tensors.keys() ^ names)))
+    return dict(tensors)

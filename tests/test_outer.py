@@ -11,7 +11,7 @@ from metarl.data import Meta, Outcome
 from metarl.functional.objectives import Linearisation, Objective
 from metarl.functional.params import flatten_meta
 from metarl.functional.trpo import TrustRegion
-from metarl.outer import PPO, TRPO, Adam, Descent, Schedule
+from metarl.outer import PPO, SGD, TRPO, Adam, Descent, Schedule
 from metarl.problems.protocol import Variant
 
 GOAL = support.normal(1, 6)
@@ -194,6 +194,33 @@ def test_a_gradient_that_is_not_finite_is_rejected_and_forgotten(momentum):
     assert metrics["outer/accepted"] == 0.0
     found, expected = (run(outer, meta, 3) for outer, meta in zip(outers, metas, strict=True))
     assert torch.equal(flatten_meta(found), flatten_meta(expected))
+
+
+MEMORIES = {
+    "vpg": lambda: Descent(Adam(Schedule(0.05))),
+    "sgd": lambda: Descent(SGD(Schedule(0.05))),
+    "ppo": lambda: PPO(0.05, 0.2, 2, 0.01, 0.5),
+    "trpo": lambda: TRPO(TrustRegion(), momentum=0.8),
+}
+
+
+@pytest.mark.parametrize(
+    ("of", "into"),
+    [
+        (of, into)
+        for of in MEMORIES
+        for into in MEMORIES
+        if of != into and {of, into} != {"vpg", "ppo"}
+    ],
+)
+def test_the_memory_of_another_method_is_refused_and_changes_nothing(of, into):
+    trained, other = MEMORIES[of](), MEMORIES[into]()
+    run(trained, start(), 2)
+    before = other.state()
+    tensors, values = trained.state()
+    with pytest.raises(KeyError):
+        other.restore(tensors, values | {"kl_coefficient": 0.5})
+    assert other.state() == before
 
 
 TASKS = np.array([[0.5, -0.2], [-0.7, 0.1], [0.0, 0.9]])

@@ -114,7 +114,7 @@ class Sinusoid(Section):
     @property
     def tasks(self) -> dict[str, Any]:
         """What decides the tasks: runs that differ in it cannot be compared."""
-        return {"kind": self.kind}
+        return {"kind": self.kind, "shots": self.shots}
 
     def published(self) -> tuple[Row, ...]:
         """Published results on the same tasks."""
@@ -166,7 +166,8 @@ class Images(Section):
     @property
     def tasks(self) -> dict[str, Any]:
         """What decides the tasks: runs that differ in it cannot be compared."""
-        return self.model_dump(include={"data_set", "image_size", "ways", "shots"})
+        chosen = self.model_dump(include={"data_set", "ways", "shots"})
+        return chosen | {"image_size": self.side}
 
     @property
     def side(self) -> int:
