@@ -112,7 +112,7 @@ def quantities(
     return {
         GRADIENT: start.gradient,
         PRODUCT: start.curvature(start.gradient),
-        TRIAL: torch.stack(chosen.evaluate(trial)),
+        TRIAL: torch.stack(chosen.evaluate(trial)[:2]),
         STEP: step_with(way, chosen, vector, region) - vector,
     }
 

@@ -140,7 +140,7 @@ class Adam:
     Source: Kingma & Ba 2015 (arXiv:1412.6980), algorithm 1; torch.optim.Adam's default settings.
     """
 
-    NAMES = frozenset({"step", "exp_avg", "exp_avg_sq"})
+    NAMES: ClassVar[frozenset[str]] = frozenset({"step", "exp_avg", "exp_avg_sq"})
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
@@ -162,7 +162,7 @@ class Adam:
 class SGD:
     """Plain gradient descent on one vector."""
 
-    NAMES = frozenset({"step"})
+    NAMES: ClassVar[frozenset[str]] = frozenset({"step"})
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule

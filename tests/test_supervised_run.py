@@ -102,6 +102,13 @@ def test_evaluation_writes_its_curve_and_picture_and_says_how_it_was_measured(tm
     assert "mean mse" in capsys.readouterr().out
 
 
+def test_curves_cannot_be_filmed(tmp_path, capsys):
+    run = run_of(tmp_path, "iterations=1")
+    assert evaluate([str(run), "--render"]) == 2
+    assert "no episodes to film" in capsys.readouterr().err
+    assert not (run / "evaluation").exists()
+
+
 def test_normalisation_by_the_batch_is_said_to_be_transductive(tmp_path):
     chosen = config.load(CONFIG, ["network.normalisation=batch"])
     assert "; transductive: " in chosen.protocol
