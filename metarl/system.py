@@ -25,6 +25,8 @@ def describe() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **{name: _version(package) for name, package in PACKAGES.items()},
+        # Its metadata may leave out which build it is, +cpu or +cu130.
+        "torch": str(torch.__version__),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0))
