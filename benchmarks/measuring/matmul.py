@@ -11,8 +11,9 @@ F (J v)            1 forward, 1 weight                 2 forward, 1 weight, 1 ba
 Jᵀ (F J v)         K forward, K weight                 2K forward, 2K weight, 2K backward
 =================  ==================================  =====================================
 
-forward: states x weights; weight: one state per row summed out; backward: states x transposed weights. The first
-layer has no input that moves, hence a third of the work.
+forward: weights x states; weight: derivatives x states, summed over the states; backward: transposed weights x
+derivatives. The first layer has no input that moves, hence a third of the work. A bias is one more column of the
+weights in 2K + 1 of the forward and as many of the weight products.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def products(layer: int, inner_steps: int) -> Count:
 def operations(sizes: Sequence[int], states: int, inner_steps: int, tasks: int) -> int:
     """Floating-point operations of the matrix products of one Hessian-vector product."""
     per_state = sum(
-        sum(products(layer, inner_steps)) * n * m for layer, (n, m) in enumerate(pairwise(sizes))
+        sum(products(layer, inner_steps)) * n * m + 2 * (2 * inner_steps + 1) * m
+        for layer, (n, m) in enumerate(pairwise(sizes))
     )
     return 2 * tasks * states * per_state
 
@@ -54,21 +56,23 @@ def products_alone(
     sizes: Sequence[int], states: int, inner_steps: int, tasks: int, mapper: Mapper
 ) -> Callable[[], None]:
     """The matrix products of one Hessian-vector product and nothing else, results thrown away."""
+    filled = lambda *shape: torch.full(shape, 0.01)  # noqa: E731
     buffers = [
-        [torch.full(shape, 0.01) for shape in ((states, n), (states, m), (m, n))]
+        (filled(n + 1, states), filled(states, n + 1), filled(m, states), filled(m, n + 1))
         for n, m in pairwise(sizes)
     ]
 
     def one_task(_: int) -> None:
-        for layer, (below, above, weight) in enumerate(buffers):
-            count = products(layer, inner_steps)
-            outputs = torch.empty_like(above), torch.empty_like(weight), torch.empty_like(below)
+        for layer, (inputs, rows, deltas, matrix) in enumerate(buffers):
+            count, transposed = products(layer, inner_steps), matrix[:, :-1].mT.contiguous()
+            above, below = torch.empty_like(deltas), torch.empty_like(inputs[:-1])
+            gradient = torch.empty_like(matrix)
             for _ in range(count.forward):
-                torch.mm(below, weight.mT, out=outputs[0])
+                torch.mm(matrix, inputs, out=above)
             for _ in range(count.weight):
-                torch.mm(above.mT, below, out=outputs[1])
+                torch.mm(deltas, rows, out=gradient)
             for _ in range(count.backward):
-                torch.mm(above, weight, out=outputs[2])
+                torch.mm(transposed, deltas, out=below)
 
     def run() -> None:
         list(mapper(one_task, range(tasks)))

@@ -20,6 +20,7 @@ from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import Estimator
 from metarl.functional.gaussian_mlp import (
     Architecture,
+    Forward,
     Tape,
     fisher_product,
     forward,
@@ -27,7 +28,6 @@ from metarl.functional.gaussian_mlp import (
     likelihood_gradient,
     log_std,
     policy_gradient,
-    slopes,
 )
 from metarl.functional.objectives import Linearisation, Objective, mean_outcome
 from metarl.functional.params import descend, flatten, for_tasks, unflatten
@@ -39,14 +39,14 @@ class Query(NamedTuple):
 
     Attributes:
         params: φ, ``[C, *shape]``.
-        hidden: activations there.
+        passed: its forward pass.
         ratio: π_φ / behaviour, ``[C, N, T]``.
         step_weights: 1/n for valid steps, 0 elsewhere, ``[C, N, T]``.
         outcome: surrogate loss and KL of each task, ``[C]``.
     """
 
     params: Params
-    hidden: tuple[Tensor, ...]
+    passed: Forward
     ratio: Tensor
     step_weights: Tensor
     outcome: Outcome
@@ -58,7 +58,6 @@ class Part(NamedTuple):
     support: tuple[Episodes, ...]
     tapes: tuple[Tape, ...]
     query: Query
-    slopes: tuple[Tensor, ...]
     gradient: Tensor
 
 
@@ -73,9 +72,9 @@ def _adapt(
     return params, tuple(tapes)
 
 
-def _query(arch: Architecture, params: Params, episodes: Episodes) -> Query:
-    hidden = forward(arch, params, episodes.obs.flatten(1, 2))
-    mean = hidden[-1].reshape(episodes.mean.shape)
+def _query(arch: Architecture, params: Params, episodes: Episodes, taped: bool) -> Query:
+    passed = forward(arch, params, episodes.obs.flatten(1, 2), taped)
+    mean = passed.mean.mT.reshape(episodes.mean.shape)
     old_std, new_std = episodes.log_std[:, None, None], log_std(arch, params)[:, None, None]
     new = gaussian.log_prob(episodes.actions, mean, new_std)
     old = gaussian.log_prob(episodes.actions, episodes.mean, old_std)
@@ -86,7 +85,7 @@ def _query(arch: Architecture, params: Params, episodes: Episodes) -> Query:
         -(ratio * episodes.advantages * weights).sum((-2, -1)),
         (divergence * weights).sum((-2, -1)),
     )
-    return Query(params, hidden, ratio, weights, outcome)
+    return Query(params, passed, ratio, weights, outcome)
 
 
 def objective(
@@ -120,7 +119,7 @@ def objective(
         params, tapes = _adapt(arch, unflatten(vector, like), part.support, inner.lr, taped)
         if not part.support:
             params = for_tasks(params, count_tasks(part.query))
-        return tapes, _query(arch, params, part.query)
+        return tapes, _query(arch, params, part.query, taped)
 
     def evaluate(vector: Tensor) -> Outcome:
         return mean_outcome(mapper(lambda part: post_update(vector, part, False)[1].outcome, parts))
@@ -141,11 +140,9 @@ def objective(
     def derive(vector: Tensor, part: MetaBatch[Episodes]) -> Part:
         tapes, query = post_update(vector, part, True)
         per_step = -(query.ratio * part.query.advantages * query.step_weights)
-        per_step, kept = per_step.flatten(1).unsqueeze(1), slopes(arch, query.hidden)
-        gradient, _ = likelihood_gradient(
-            arch, query.params, part.query, query.hidden, per_step, kept
-        )
-        derived = Part(part.support, tapes, query, kept, per_step)
+        per_step = per_step.flatten(1).unsqueeze(1)
+        gradient, _ = likelihood_gradient(arch, query.params, part.query, query.passed, per_step)
+        derived = Part(part.support, tapes, query, per_step)
         return derived._replace(gradient=flatten(pull(derived, gradient), 1))
 
     def linearise(vector: Tensor) -> Linearisation:
@@ -158,15 +155,15 @@ def objective(
                 moved = push(part, for_tasks(shaped, part.gradient.shape[0]))
                 query = part.query
                 weights = query.step_weights.flatten(1).unsqueeze(1)
-                bent = fisher_product(arch, query.params, query.hidden, part.slopes, weights, moved)
+                bent = fisher_product(arch, query.params, query.passed, weights, moved)
                 return flatten(pull(part, bent), 1)
 
             return torch.cat(list(mapper(product, derived))).sum(0) / count
 
         def precondition(damping: float) -> Callable[[Tensor], Tensor]:
             def factored(part: Part) -> kfac.Factors:
-                weights = part.query.step_weights.flatten(1).unsqueeze(-1)
-                return kfac.factors(arch, part.query.params, part.query.hidden, weights)
+                weights = part.query.step_weights.flatten(1).unsqueeze(1)
+                return kfac.factors(arch, part.query.params, part.query.passed, weights)
 
             return kfac.preconditioner(arch, mapper(factored, derived), like, damping)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from metarl.data import Params
-from metarl.functional.gaussian_mlp import Architecture, log_std, slopes
+from metarl.functional.gaussian_mlp import Architecture, Forward, log_std
 from metarl.functional.params import flatten, unflatten
 
 STRIDE = 10
@@ -32,9 +32,7 @@ class Factors(NamedTuple):
     tasks: int
 
 
-def factors(
-    arch: Architecture, params: Params, hidden: tuple[Tensor, ...], step_weights: Tensor
-) -> Factors:
+def factors(arch: Architecture, params: Params, passed: Forward, step_weights: Tensor) -> Factors:
     """The factors of C tasks, summed over those tasks.
 
     The expectation over actions is exact: every component of the action is propagated back.
@@ -42,32 +40,30 @@ def factors(
     Args:
         arch: the policy's architecture.
         params: ``[C, *shape]``.
-        hidden: its activations, each ``[C, B, size]``.
-        step_weights: weight of each state, ``[C, B, 1]``.
+        passed: the forward pass there, of B states.
+        step_weights: weight of each state, ``[C, 1, B]``.
     """
-    thinned = tuple(layer[:, ::STRIDE] for layer in hidden)
-    shares = step_weights[:, ::STRIDE]
-    shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-30)
-    inputs = []
-    for layer in thinned[:-1]:
-        extended = torch.cat([layer, torch.ones_like(layer[..., :1])], dim=-1)
-        inputs.append((extended.mT @ (shares * extended)).double().sum(0))
-    derivatives = _output_derivatives(arch, params, thinned)
-    columns = shares.mT.repeat(1, 1, thinned[-1].shape[-1])
-    outputs = [((columns * each) @ each.mT).double().sum(0) for each in derivatives]
+    thinned = [each[:, :, ::STRIDE].contiguous() for each in passed.inputs]
+    shares = step_weights[:, :, ::STRIDE]
+    shares = shares / shares.sum(2, keepdim=True).clamp(min=1e-30)
+    inputs = [((shares * each) @ each.mT).double().sum(0) for each in thinned]
+    derivatives = _output_derivatives(arch, params, passed.transposed, thinned)
+    shares = shares.repeat(1, 1, passed.mean.shape[1])
+    outputs = [((shares * each) @ each.mT).double().sum(0) for each in derivatives]
     return Factors(tuple(inputs), tuple(outputs), len(shares))
 
 
 def _output_derivatives(
-    arch: Architecture, params: Params, hidden: tuple[Tensor, ...]
+    arch: Architecture, params: Params, transposed: tuple[Tensor, ...], inputs: list[Tensor]
 ) -> list[Tensor]:
     """σ_a⁻¹ ∂μ_a/∂z_i of each layer i, ``[C, out, A·B]``, the B states of one action after another."""
     inverse_std = torch.diag_embed((-log_std(arch, params)).exp())
-    states, actions = hidden[-1].shape[1:]
-    result = [inverse_std.repeat_interleave(states, dim=2)]
-    for i, slope in reversed(list(enumerate(slopes(arch, hidden), start=1))):
-        below = params[f"layers.{i}.weight"].mT @ result[0]
-        result.insert(0, below.mul_(slope.repeat(1, 1, actions)))
+    result = [inverse_std.repeat_interleave(inputs[0].shape[2], dim=2)]
+    for i in reversed(range(1, arch.depth)):
+        hidden = inputs[i][:, :-1]
+        slope = hidden.sign() if arch.activation == "relu" else 1.0 - hidden.square()
+        below = transposed[i] @ result[0]
+        result.insert(0, below.mul_(slope.repeat(1, 1, inverse_std.shape[1])))
     return result
 
 
