@@ -99,7 +99,7 @@ def _source(problem: SupervisedSettings) -> Sinusoid | FewShotImages:
     from metarl.problems.sinusoid import Sinusoid
 
     if problem.kind == "sinusoid":
-        return Sinusoid(problem.shots, problem.amount)
+        return Sinusoid(problem.shots, problem.amount, problem.observe_task)
     from metarl import datasets
 
     parts: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}

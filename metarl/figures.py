@@ -59,7 +59,8 @@ def adaptation_figure(
     _draw_tasks(axes, curve)
     _draw_mean(axes, curve, OWN_LABEL, OWN)
     for (name, other), colour in zip((references or {}).items(), cycle(REFERENCES), strict=False):
-        _draw_mean(axes, other, name, colour)
+        draw = _draw_mean if other.rates else _draw_constant
+        draw(axes, other, name, colour)
     for row in published:
         _draw_published(axes, row, curve.steps)
     axes.set_xlabel("gradient steps")
@@ -125,6 +126,13 @@ def _draw_mean(axes: Axes, curve: Curve, label: str, colour: str) -> None:
     axes.errorbar(
         curve.steps, curve.mean_return, error, color=colour, label=label, zorder=3, **style
     )
+
+
+def _draw_constant(axes: Axes, curve: Curve, label: str, colour: str) -> None:
+    """A reference that takes no step, such as an oracle, is the same beside every step."""
+    mean, error = float(curve.mean_return[0]), float(np.nan_to_num(curve.standard_error[0]))
+    axes.axhline(mean, color=colour, label=label, linewidth=2.0, zorder=3)
+    axes.axhspan(mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
 
 
 def _draw_published(axes: Axes, row: Row, steps: Sequence[int]) -> None:

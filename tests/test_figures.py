@@ -79,6 +79,20 @@ def test_the_global_state_of_matplotlib_is_left_alone():
     assert plt.get_fignums() == before
 
 
+def test_a_reference_without_steps_is_a_line_across_them():
+    oracle = curve(steps=0, shift=70)
+    figure = adaptation_figure(curve(), {"oracle": oracle})
+    (axes,) = figure.axes
+    (line,) = (each for each in axes.lines if each.get_label() == "oracle")
+    assert line.get_ydata() == [oracle.mean_return[0]] * 2
+    assert line.get_transform() == axes.get_yaxis_transform(which="grid")
+    assert line.get_xdata() == [0, 1]
+    (band,) = axes.patches
+    low, high = (float(oracle.mean_return[0] + sign * oracle.standard_error[0]) for sign in (-1, 1))
+    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((low, high))
+    assert "oracle" in legend(figure)
+
+
 def test_more_references_than_colours_are_all_drawn():
     references = {f"run {index}": curve(shift=-10 * index) for index in range(6)}
     assert legend(adaptation_figure(curve(), references))[2:] == list(references)

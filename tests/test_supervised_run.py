@@ -102,6 +102,24 @@ def test_evaluation_writes_its_curve_and_picture_and_says_how_it_was_measured(tm
     assert "mean mse" in capsys.readouterr().out
 
 
+def test_the_papers_references_are_named_and_drawn_beside_a_run(tmp_path):
+    run = run_of(tmp_path / "maml", "iterations=1")
+    pretrained = run_of(tmp_path / "pretrained", "iterations=1", "inner.steps=0")
+    oracle = run_of(
+        *(tmp_path / "oracle", "iterations=1", "inner.steps=0", "evaluation.steps=0"),
+        "problem.observe_task=true",
+    )
+    assert runs.find_checkpoint(oracle)[0].tensors["theta/layers.0.weight"].shape == (6, 3)
+    beside = [f"--reference={each}" for each in (oracle, pretrained, "random")]
+    assert evaluate([str(run), *beside]) == 0
+    found = json.loads((run / "evaluation" / "adaptation.json").read_text())
+    steps = {name: curve["steps"] for name, curve in found["references"].items()}
+    assert steps == {"oracle": [0], "pretrained": [0, 1, 2], "random": [0, 1, 2]}
+    assert all(curve["tasks"] == found["tasks"] for curve in found["references"].values())
+    assert evaluate([str(oracle)]) == 0
+    assert (oracle / "evaluation" / "examples.png").stat().st_size > 10_000
+
+
 def test_curves_cannot_be_filmed(tmp_path, capsys):
     run = run_of(tmp_path, "iterations=1")
     assert evaluate([str(run), "--render"]) == 2

@@ -69,6 +69,10 @@ class Curves(Protocol):
         """``[M, D]``, ``[M, N, 1] -> [M, N, 1]``."""
         ...
 
+    def inputs(self, tasks: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """What the network reads at x, ``[M, N, I]``: x first, then what it is told of the task."""
+        ...
+
 
 class Adaptation(NamedTuple):
     """The inner loop.
@@ -228,14 +232,14 @@ class SupervisedProblem:
 
         tasks = tasks[:DRAWN]
         x = np.linspace(*self.source.interval, 201)
+        stacked = np.tile(x[:, None], (len(tasks), 1, 1))
         support = self._examples(tasks, 0, key)[0]
-        grid = torch.as_tensor(x, dtype=support.x.dtype, device=self.device)
-        stacked = grid.reshape(1, -1, 1).expand(len(tasks), -1, 1)
-        predictions = self.predictions(meta, support, stacked, rates)
-        truth = self.source.truth(tasks, np.broadcast_to(x[:, None], (len(tasks), len(x), 1)))
+        inputs = torch.as_tensor(self.source.inputs(tasks, stacked)).to(support.x)
+        predictions = self.predictions(meta, support, inputs, rates)
+        truth = self.source.truth(tasks, stacked)
         steps = sorted({0, min(1, len(rates)), len(rates)})
         drawn = {step: predictions[step].squeeze(-1).cpu().numpy() for step in steps}
-        points = [each.squeeze(-1).cpu().numpy() for each in support]
+        points = [each[..., 0].cpu().numpy() for each in support]
         return regression_figure(
             [
                 Panel(

@@ -86,6 +86,8 @@ class Sinusoid(Section):
     """Points K of the support."""
     queries: Count | None = None
     """Points of the query while training; null: as many as the support has."""
+    observe_task: bool = False
+    """The network reads amplitude and phase beside x: the oracle that adaptation is compared with."""
 
     @property
     def measure(self) -> str:
