@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -45,6 +45,14 @@ class Report:
     settings: dict[str, Any]
     references: dict[str, Curve] = field(default_factory=dict)
     published: tuple[Row, ...] = ()
+
+
+class Seeds(NamedTuple):
+    """Runs of several seeds: those that they were trained with, their curves, and these as one."""
+
+    seeds: Sequence[int]
+    curves: Sequence[Curve]
+    aggregate: Aggregate
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -94,19 +102,20 @@ def write_examples(figure: Figure, folder: Path, iteration: int) -> Path:
     return folder / "examples.png"
 
 
-def write_aggregate(curves: Sequence[Curve], found: Aggregate, folder: Path) -> Path:
+def write_aggregate(found: Seeds, folder: Path) -> Path:
     """Write ``aggregate.json``.
 
     Raises:
         RunError: the disk does not take it.
     """
+    centre, low, high = found.aggregate
     content = {
-        "environment": curves[0].env,
-        "steps": curves[0].steps,
-        "seeds": [curve.seed for curve in curves],
-        "per_seed_mean": [curve.mean_return.tolist() for curve in curves],
-        "interquartile_mean": found.iqm.tolist(),
-        "interval": np.stack([found.low, found.high], axis=1).tolist(),
+        "environment": found.curves[0].env,
+        "steps": found.curves[0].steps,
+        "seeds": list(found.seeds),
+        "per_seed_mean": [curve.mean_return.tolist() for curve in found.curves],
+        "interquartile_mean": centre.tolist(),
+        "interval": np.stack([low, high], axis=1).tolist(),
         "confidence": CONFIDENCE,
     }
     with disk.failures_as(RunError, folder):
@@ -171,14 +180,14 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def aggregate_table(curves: Sequence[Curve], found: Aggregate) -> tuple[list[str], list[list[str]]]:
+def aggregate_table(found: Seeds) -> tuple[list[str], list[list[str]]]:
     """Header and rows: step, each seed's mean, their interquartile mean and its interval."""
-    header = ["step", *(f"seed {curve.seed}" for curve in curves), "IQM", "95 % interval"]
+    header = ["step", *(f"seed {seed}" for seed in found.seeds), "IQM", "95 % interval"]
     rows = []
-    for step, (centre, low, high) in enumerate(zip(*found, strict=True)):
-        text = curves[0].kind.text
+    for step, (centre, low, high) in enumerate(zip(*found.aggregate, strict=True)):
+        text = found.curves[0].kind.text
         interval = f"{text(low)} to {text(high)}" if math.isfinite(low) else ""
-        means = [text(curve.mean_return[step]) for curve in curves]
+        means = [text(curve.mean_return[step]) for curve in found.curves]
         rows.append([str(step), *means, text(centre), interval])
     return header, rows
 

@@ -174,6 +174,22 @@ class TestCommand:
             ]
             assert means[:, step].min() - 0.01 <= low <= high <= means[:, step].max() + 0.01
 
+    def test_the_columns_of_several_runs_are_named_for_their_own_seeds(self, tmp_path, capsys):
+        paths = [make_run(tmp_path, seed=seed) for seed in (1, 2)]
+        assert evaluate(*paths, "--seed", 9, "--output", tmp_path / "out") == 0
+        assert "step  seed 1  seed 2 " in capsys.readouterr().out
+        assert json.loads((tmp_path / "out" / "aggregate.json").read_text())["seeds"] == [1, 2]
+        tasks = [
+            json.loads((tmp_path / "out" / path.name / "adaptation.json").read_text())["tasks"]
+            for path in paths
+        ]
+        assert tasks[0] == tasks[1]
+
+    def test_the_latest_run_of_a_folder(self, tmp_path):
+        run = make_run(tmp_path)
+        assert evaluate("latest", "--run-dir", tmp_path, "--reference", "latest") == 0
+        assert list(result(run)["references"]) == ["tiny"]
+
 
 class TestMistakes:
     def fails(self, capsys, *arguments):
@@ -217,6 +233,7 @@ class TestMistakes:
             (("--device", "tpu"), "device is"),
             (("--render", "3"), "the held-out tasks are 0 to 2"),
             (("--reference", "nothing"), "there is no such folder"),
+            (("--queries", "3"), "measured on episodes, not on queries; use --episodes."),
         ],
     )
     def test_options(self, options, sentence, tmp_path, capsys):
@@ -245,6 +262,13 @@ class TestMistakes:
     ):
         monkeypatch.setattr("metarl.evaluate.evaluate_meta", lambda *_: pytest.fail("sampled"))
         self.fails(capsys, make_run(tmp_path), *options)
+
+    def test_an_aggregate_is_refused_before_anything_is_sampled(
+        self, tmp_path, capsys, monkeypatch
+    ):
+        monkeypatch.setattr("metarl.evaluate.evaluate_meta", lambda *_: pytest.fail("sampled"))
+        other = make_run(tmp_path, "problem.horizon=7", seed=2)
+        assert "evaluate them one by one" in self.fails(capsys, make_run(tmp_path), other)
 
     def test_a_folder_that_cannot_be_written(self, tmp_path, capsys):
         (tmp_path / "file").write_text("")

@@ -120,10 +120,12 @@ def test_the_papers_references_are_named_and_drawn_beside_a_run(tmp_path):
     assert (oracle / "evaluation" / "examples.png").stat().st_size > 10_000
 
 
-def test_curves_cannot_be_filmed(tmp_path, capsys):
+def test_curves_have_no_episodes(tmp_path, capsys):
     run = run_of(tmp_path, "iterations=1")
     assert evaluate([str(run), "--render"]) == 2
     assert "no episodes to film" in capsys.readouterr().err
+    assert evaluate([str(run), "--episodes", "3"]) == 2
+    assert "is measured on queries, not on episodes; use --queries." in capsys.readouterr().err
     assert not (run / "evaluation").exists()
 
 
