@@ -132,7 +132,7 @@ class Images(Section):
     """Which images."""
     data: Name | None = None
     """Folder that holds them; null: $METARL_DATA, else ~/.cache/metarl."""
-    image_size: Count | None = None
+    image_size: Annotated[int, Field(ge=1, le=512)] | None = None
     """Side in pixels; null: 28 for omniglot, 84 for mini-imagenet."""
     ways: Annotated[int, Field(ge=2)]
     """Classes N of a task."""
