@@ -175,7 +175,7 @@ def train(training: Training, run: Any) -> int:
         Exit code: 0, or 128 plus the signal that ended it; its checkpoint is saved then.
     """
     from metarl.display import Display
-    from metarl.nonfinite import left_out_if
+    from metarl.guard import left_out_if
 
     settings = training.settings
     with Display(settings.iterations, training.iteration) as display, Interrupts() as interrupts:
@@ -205,7 +205,7 @@ def train(training: Training, run: Any) -> int:
 
 def meta_iteration(training: Training) -> dict[str, float]:
     """Sample tasks, collect their data, take one outer step; returns what to log."""
-    from metarl.nonfinite import Guard
+    from metarl.guard import Guard
     from metarl.seeding import Key, Stream, generator
 
     settings, problem, meta = training.settings, training.problem, training.meta
