@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 QUARTILE, RESAMPLES, CONFIDENCE = 0.25, 10_000, 0.95
-COUNT, NORMAL_95 = "not finite", 1.959964
-"""The heading of a count; standard errors in half a 95 % interval."""
+NORMAL_95 = 1.959964
+"""Standard errors in half a 95 % interval."""
 
 
 class Measure(NamedTuple):
@@ -23,23 +23,26 @@ class Measure(NamedTuple):
         label: of an axis.
         digits: decimals that say something.
         higher_is_better: whether adaptation should raise it.
+        data: what it is the mean of: ``episodes`` or ``queries``.
         beside: what is shown beside the mean, keys of ``STATISTICS``.
     """
 
     label: str
     digits: int
     higher_is_better: bool
+    data: str
     beside: tuple[str, ...]
 
-    def text(self, value: float, digits: int | None = None) -> str:
-        """A value in so many decimals; nothing for NaN."""
-        return "" if np.isnan(value) else f"{value:.{self.digits if digits is None else digits}f}"
+    def text(self, value: float) -> str:
+        """A value in its decimals."""
+        return f"{value:.{self.digits}f}"
 
 
+INTERVAL, QUERIES = "half_interval_95", "queries"
 MEASURES = {
-    "return": Measure("average return", 2, higher_is_better=True, beside=("s.e.",)),
-    "accuracy": Measure("accuracy", 4, higher_is_better=True, beside=("± 95 %",)),
-    "mse": Measure("mean squared error", 3, False, ("± 95 %", "median", COUNT)),
+    "return": Measure("average return", 2, True, "episodes", ("standard_error",)),
+    "accuracy": Measure("accuracy", 4, True, QUERIES, (INTERVAL,)),
+    "mse": Measure("mean squared error", 3, False, QUERIES, (INTERVAL, "median", "not_finite")),
 }
 
 
@@ -105,13 +108,32 @@ class Curve:
         return (~np.isfinite(self.per_task_return)).sum(axis=1).astype(np.float64)
 
 
-STATISTICS: dict[str, Callable[[Curve], Array]] = {
-    "s.e.": lambda curve: curve.standard_error,
-    "± 95 %": lambda curve: NORMAL_95 * curve.standard_error,
-    "median": lambda curve: curve.median,
-    COUNT: lambda curve: curve.not_finite,
+class Statistic(NamedTuple):
+    """What may stand beside the mean over tasks.
+
+    Attributes:
+        heading: in a table.
+        of: its values, ``[S + 1]``.
+        counts: it is a number of tasks, not of the measure's kind.
+    """
+
+    heading: str
+    of: Callable[[Curve], Array]
+    counts: bool = False
+
+    def text(self, curve: Curve, step: int) -> str:
+        """Its value after ``step`` gradient steps."""
+        value = self.of(curve)[step]
+        return f"{value:.0f}" if self.counts else curve.kind.text(value)
+
+
+STATISTICS = {
+    "standard_error": Statistic("s.e.", lambda curve: curve.standard_error),
+    INTERVAL: Statistic("± 95 %", lambda curve: NORMAL_95 * curve.standard_error),
+    "median": Statistic("median", lambda curve: curve.median),
+    "not_finite": Statistic("not finite", lambda curve: curve.not_finite, counts=True),
 }
-"""By their heading: what may stand beside the mean over tasks, ``[S + 1]``."""
+"""By their names in ``adaptation.json``."""
 
 
 class Aggregate(NamedTuple):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 import numpy as np
 
 from metarl import disk, system
-from metarl.curves import CONFIDENCE, COUNT, STATISTICS, Aggregate, Array, Curve
+from metarl.curves import CONFIDENCE, STATISTICS, Aggregate, Array, Curve
 from metarl.figures import adaptation_figure
 from metarl.plaintext import writable
 from metarl.published import SOURCE, Row
@@ -160,7 +160,7 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
     kind = report.curve.kind
     header = ["step", "rate"]
     for name in curves:
-        header += [name, *kind.beside]
+        header += [name, *(STATISTICS[each].heading for each in kind.beside)]
     header += [f"{row.name}, {SOURCE}" for row in report.published]
     rows = []
     for step in report.curve.steps:
@@ -170,12 +170,10 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
                 cells += [""] * (1 + len(kind.beside))
                 continue
             cells.append(kind.text(curve.mean_return[step]))
-            for name in kind.beside:
-                digits = 0 if name == COUNT else None
-                cells.append(kind.text(STATISTICS[name](curve)[step], digits))
-        cells += [
-            kind.text(row.mean[step]) if step < len(row.mean) else "" for row in report.published
-        ]
+            cells += [STATISTICS[each].text(curve, step) for each in kind.beside]
+        for row in report.published:
+            known = step < len(row.mean) and math.isfinite(row.mean[step])
+            cells.append(kind.text(row.mean[step]) if known else "")
         rows.append(cells)
     return header, rows
 
@@ -215,15 +213,15 @@ def show(
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
+    written = dict.fromkeys(("standard_error", *curve.kind.beside))
     return {
         "steps": curve.steps,
         f"mean_{curve.measure}": _finite(curve.mean_return),
-        "standard_error": _finite(curve.standard_error),
-        **{name: _finite(STATISTICS[name](curve)) for name in curve.kind.beside if name != "s.e."},
+        **{name: _finite(STATISTICS[name].of(curve)) for name in written},
         f"per_task_{curve.measure}": [_finite(values) for values in curve.per_task_return],
         "tasks": curve.tasks.tolist(),
         "rates": list(curve.rates),
-        "episodes": curve.episodes,
+        curve.kind.data: curve.episodes,
     }
 
 
