@@ -1,4 +1,4 @@
-"""Adaptation curves: what a policy is worth after 0, 1, ... gradient steps on held-out tasks."""
+"""Adaptation curves: a measure after 0, 1, ... gradient steps on held-out tasks."""
 
 from __future__ import annotations
 
@@ -51,25 +51,25 @@ class Curve:
     """One evaluation; S gradient steps, M tasks.
 
     Attributes:
-        env: the environment's id, or the problem in a few words.
+        title: the environment's id, or the problem in a few words.
         measure: what the values are, a key of ``MEASURES``.
         iteration: meta-iterations trained.
         seed: of tasks and data.
-        episodes: data of each task at each step: episodes, or query examples (of each class).
+        amount: data of each task at each step: episodes, or query examples (of each class).
         rates: of each gradient step; None: learned ones.
         tasks: the held-out tasks, ``[M, D]``.
-        per_task_return: mean over the data, ``[S + 1, M]``.
+        per_task: mean over the data, ``[S + 1, M]``.
         protocol: how they were measured, in words.
     """
 
-    env: str
+    title: str
     measure: str
     iteration: int
     seed: int
-    episodes: int | None
+    amount: int | None
     rates: tuple[float | None, ...]
     tasks: Array
-    per_task_return: Array
+    per_task: Array
     protocol: str = ""
 
     @property
@@ -80,32 +80,32 @@ class Curve:
     @property
     def steps(self) -> list[int]:
         """0, 1, ..., S."""
-        return list(range(len(self.per_task_return)))
+        return list(range(len(self.per_task)))
 
     @property
-    def mean_return(self) -> Array:
+    def mean(self) -> Array:
         """Mean over tasks, ``[S + 1]``."""
-        return self.per_task_return.mean(axis=1)
+        return self.per_task.mean(axis=1)
 
     @property
     def standard_error(self) -> Array:
         """Of that mean: sample standard deviation over tasks / √M, ``[S + 1]``; NaN for M = 1."""
-        count = self.per_task_return.shape[1]
+        count = self.per_task.shape[1]
         if count == 1:
-            return np.full(len(self.per_task_return), np.nan)
+            return np.full(len(self.per_task), np.nan)
         # A task whose adaptation exploded makes it NaN, which is what is known of it.
         with np.errstate(invalid="ignore"):
-            return self.per_task_return.std(axis=1, ddof=1) / np.sqrt(count)
+            return self.per_task.std(axis=1, ddof=1) / np.sqrt(count)
 
     @property
     def median(self) -> Array:
         """Median over tasks, ``[S + 1]``: a task whose adaptation explodes does not move it."""
-        return np.median(self.per_task_return, axis=1)
+        return np.median(self.per_task, axis=1)
 
     @property
     def not_finite(self) -> Array:
         """How many tasks have no finite value, ``[S + 1]``."""
-        return (~np.isfinite(self.per_task_return)).sum(axis=1).astype(np.float64)
+        return (~np.isfinite(self.per_task)).sum(axis=1).astype(np.float64)
 
 
 class Statistic(NamedTuple):
@@ -163,7 +163,7 @@ def aggregate(curves: Sequence[Curve], rng: np.random.Generator) -> Aggregate:
     Returns:
         The aggregate; the interval is NaN for a single seed, which says nothing about others.
     """
-    means = np.stack([curve.mean_return for curve in curves], axis=-1)
+    means = np.stack([curve.mean for curve in curves], axis=-1)
     count = len(curves)
     if count == 1:
         return Aggregate(means[:, 0], *np.full((2, len(means)), np.nan))

@@ -53,14 +53,14 @@ def evaluate_meta(
         meta, tasks, schedule, evaluation.amount, Key(seed, Stream.EVALUATION_DATA, iteration)
     )
     return Curve(
-        env=settings.problem.title,
+        title=settings.problem.title,
         measure=problem.measure,
         iteration=iteration,
         seed=seed,
-        episodes=evaluation.amount or settings.problem.amount,
+        amount=evaluation.amount or settings.problem.amount,
         rates=rates,
         tasks=tasks,
-        per_task_return=values,
+        per_task=values,
         protocol=settings.protocol,
     )
 
@@ -237,7 +237,7 @@ def _film(problem: Any, meta: Meta, settings: Config, curve: Curve, index: int) 
 
     rates = in_steps(meta, curve.rates)
     key = Key(settings.seed, Stream.RENDERING, 2 * index)
-    return adaptation_gif(problem, meta, curve.tasks[index], rates, curve.episodes, key)
+    return adaptation_gif(problem, meta, curve.tasks[index], rates, curve.amount, key)
 
 
 def _check_aggregate(chosen: Sequence[Selected]) -> None:

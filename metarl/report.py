@@ -110,10 +110,10 @@ def write_aggregate(found: Seeds, folder: Path) -> Path:
     """
     centre, low, high = found.aggregate
     content = {
-        "environment": found.curves[0].env,
+        "environment": found.curves[0].title,
         "steps": found.curves[0].steps,
         "seeds": list(found.seeds),
-        "per_seed_mean": [curve.mean_return.tolist() for curve in found.curves],
+        "per_seed_mean": [curve.mean.tolist() for curve in found.curves],
         "interquartile_mean": centre.tolist(),
         "interval": np.stack([low, high], axis=1).tolist(),
         "confidence": CONFIDENCE,
@@ -127,7 +127,7 @@ def to_json(report: Report) -> dict[str, Any]:
     """Everything that was measured, and what it takes to measure it again."""
     return {
         "run": report.run,
-        "environment": report.curve.env,
+        "environment": report.curve.title,
         "iteration": report.curve.iteration,
         "seed": report.curve.seed,
         "protocol": report.curve.protocol,
@@ -147,7 +147,7 @@ def to_csv(report: Report) -> str:
     columns = [f"task_{part}" for part in range(parts)]
     writer.writerow(["policy", "step", "rate", "task", *columns, report.curve.measure])
     for name, curve in {NAME: report.curve, **report.references}.items():
-        for step, values in zip(curve.steps, curve.per_task_return, strict=True):
+        for step, values in zip(curve.steps, curve.per_task, strict=True):
             rate = _rate(curve, step)
             for index, (task, value) in enumerate(zip(curve.tasks, values, strict=True)):
                 writer.writerow([name, step, rate, index, *task.tolist(), float(value)])
@@ -169,7 +169,7 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
             if step >= len(curve.steps):
                 cells += [""] * (1 + len(kind.beside))
                 continue
-            cells.append(kind.text(curve.mean_return[step]))
+            cells.append(kind.text(curve.mean[step]))
             cells += [STATISTICS[each].text(curve, step) for each in kind.beside]
         for row in report.published:
             known = step < len(row.mean) and math.isfinite(row.mean[step])
@@ -185,7 +185,7 @@ def aggregate_table(found: Seeds) -> tuple[list[str], list[list[str]]]:
     for step, (centre, low, high) in enumerate(zip(*found.aggregate, strict=True)):
         text = found.curves[0].kind.text
         interval = f"{text(low)} to {text(high)}" if math.isfinite(low) else ""
-        means = [text(curve.mean_return[step]) for curve in found.curves]
+        means = [text(curve.mean[step]) for curve in found.curves]
         rows.append([str(step), *means, text(centre), interval])
     return header, rows
 
@@ -216,12 +216,12 @@ def _curve(curve: Curve) -> dict[str, Any]:
     written = dict.fromkeys(("standard_error", *curve.kind.beside))
     return {
         "steps": curve.steps,
-        f"mean_{curve.measure}": _finite(curve.mean_return),
+        f"mean_{curve.measure}": _finite(curve.mean),
         **{name: _finite(STATISTICS[name].of(curve)) for name in written},
-        f"per_task_{curve.measure}": [_finite(values) for values in curve.per_task_return],
+        f"per_task_{curve.measure}": [_finite(values) for values in curve.per_task],
         "tasks": curve.tasks.tolist(),
         "rates": list(curve.rates),
-        curve.kind.data: curve.episodes,
+        curve.kind.data: curve.amount,
     }
 
 
@@ -246,7 +246,7 @@ def _write_events(report: Report, folder: Path, png: bytes) -> None:
     for stale in folder.glob("events.out.tfevents.*"):
         stale.unlink()
     with _board(folder) as writer:
-        for step, value in zip(report.curve.steps, report.curve.mean_return, strict=True):
+        for step, value in zip(report.curve.steps, report.curve.mean, strict=True):
             writer.add_scalar(f"{NAME}/{report.curve.measure}", float(value), step)
     _add_image(folder, f"{NAME}/curve", png, report.curve.iteration)
 

@@ -251,16 +251,16 @@ def evaluate(training: Training, run: Any, metrics: dict[str, float], display: A
         training.problem, training.meta, settings, training.iteration, "validation"
     )
     names = [f"eval/{measure}_step_{step}" for step in curve.steps]
-    metrics |= dict(zip(names, curve.mean_return, strict=True))
+    metrics |= dict(zip(names, curve.mean, strict=True))
     rows = settings.problem.published()
     run.figure("adaptation", adaptation_figure(curve, published=rows), training.iteration)
     if (drawn := examples_figure(training.problem, training.meta, settings, curve)) is not None:
         run.figure("examples", drawn, training.iteration)
-    shown = ", ".join(map(curve.kind.text, curve.mean_return))
+    shown = ", ".join(map(curve.kind.text, curve.mean))
     display.note(
         f"iteration {training.iteration}: {measure} after 0.. steps on validation tasks: {shown}"
     )
-    after = curve.mean_return[min(settings.inner.steps, len(curve.mean_return) - 1)]
+    after = curve.mean[min(settings.inner.steps, len(curve.mean) - 1)]
     return float(after if curve.kind.higher_is_better else -after)
 
 

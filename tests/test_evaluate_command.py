@@ -103,7 +103,7 @@ class TestCommand:
         with opened_problem(chosen) as problem:
             during = evaluate_meta(problem, initial_meta(problem, 103), chosen, 3)
         evaluate(run)
-        assert (np.array(result(run)["per_task_return"]) == during.per_task_return).all()
+        assert (np.array(result(run)["per_task_return"]) == during.per_task).all()
 
     def test_options_replace_settings(self, run, tmp_path):
         out = tmp_path / "elsewhere"
@@ -149,7 +149,7 @@ class TestCommand:
         with opened_problem(chosen) as problem:
             untrained = evaluate_meta(problem, initial_meta(problem, 1), chosen, 0)
         assert (
-            np.array(found["references"]["random"]["per_task_return"]) == untrained.per_task_return
+            np.array(found["references"]["random"]["per_task_return"]) == untrained.per_task
         ).all()
 
     def test_several_seeds_have_an_aggregate(self, tmp_path, capsys):
