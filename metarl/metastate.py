@@ -36,6 +36,11 @@ def meta_from_tensors(tensors: Mapping[str, Tensor], like: Meta) -> Meta:
     )
 
 
+def outer_to_tensors(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``outer/<name>``; `restore_outer` is the inverse."""
+    return {f"{OUTER}{name}": tensor for name, tensor in memory.items()}
+
+
 def restore_outer(outer: Outer, checkpoint: Checkpoint, device: str) -> int:
     """Put an outer step's memory back.
 

@@ -152,12 +152,12 @@ class Training:
 
     def save(self, run: Any, score: float | None) -> None:
         """Write a checkpoint of this moment."""
-        from metarl.metastate import meta_to_tensors
+        from metarl.metastate import meta_to_tensors, outer_to_tensors
 
-        tensors, values = self.outer.state()
-        named = {f"outer/{name}": tensor for name, tensor in tensors.items()}
+        memory, values = self.outer.state()
+        tensors = meta_to_tensors(self.meta) | outer_to_tensors(memory)
         state = {"env_steps": self.env_steps, "outer": values}
-        run.save_checkpoint(self.iteration, meta_to_tensors(self.meta) | named, state, score)
+        run.save_checkpoint(self.iteration, tensors, state, score)
 
     def restore(self, checkpoint: Any) -> None:
         """Continue from a checkpoint; CheckpointError, and nothing changed, where it does not fit."""
