@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from metarl.functional.losses import LOSSES
 from metarl.functional.objectives import Objective
 from metarl.functional.params import for_tasks
 from metarl.functional.tasks import Mapper, chunks, take
+from metarl.problems.modules import PerThread
 from metarl.problems.protocol import LearnRates, Split, Variant, initial_rates
 from metarl.seeding import Key
 
@@ -134,7 +133,7 @@ class SupervisedProblem:
         self.tasks_at_once = 1 if by_one else tasks_at_once
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.mapper: Mapper = self.pool.map if self.pool else map
-        self._local = threading.local()
+        self._own_network = PerThread(self.network)
 
     def initial_meta(self, rng: np.random.Generator) -> Meta:
         """The network's initial parameters, repeated for the steps that have their own; initial rates."""
@@ -190,15 +189,7 @@ class SupervisedProblem:
         queries: int | None,
         key: Key,
     ) -> np.ndarray:
-        """``measure`` on the query of each task after 0, 1, ... steps on its support, ``[steps + 1, M]``.
-
-        Args:
-            meta: what was learned.
-            tasks: held-out tasks, ``[M, D]``.
-            rates: α of each step, or the learned rates.
-            queries: of each task (and class); None: as in training.
-            key: names the random numbers.
-        """
+        """``measure`` on ``queries`` of each task (and class) after each step on one support; see `Problem`."""
         batch = self._examples(tasks, queries or self.source.queries, key)
 
         def curve(part: slice) -> Tensor:
@@ -273,10 +264,7 @@ class SupervisedProblem:
 
     def _apply(self, params: Params, x: Tensor) -> Tensor:
         """C networks at once: ``[C, *shape]``, ``[C, N, ...] -> [C, N, ...]``."""
-        # functional_call exchanges the module's parameters while it runs: each thread needs its own.
-        if not hasattr(self._local, "network"):
-            self._local.network = copy.deepcopy(self.network)
-        network = self._local.network
+        network: Any = self._own_network()
         if hasattr(network, "stacked"):
             return network.stacked(params, x)
         if len(x) == 1:
