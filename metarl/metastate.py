@@ -41,27 +41,31 @@ def outer_to_tensors(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{OUTER}{name}": tensor for name, tensor in memory.items()}
 
 
-def restore_outer(outer: Outer, checkpoint: Checkpoint, device: str) -> int:
+def restore_outer(outer: Outer, checkpoint: Checkpoint, like: Meta) -> int:
     """Put an outer step's memory back.
 
     Args:
         outer: changed in place.
         checkpoint: its tensors ``outer/<name>`` and its state ``outer`` are `Outer.state`.
-        device: of the tensors.
+        like: the problem's meta-parameters, which the memory is of.
 
     Returns:
         The environment steps taken until then.
 
     Raises:
-        CheckpointError: it holds no such memory, but perhaps that of another ``outer.method``.
+        CheckpointError: it holds no such memory, but perhaps that of another ``outer.method``, or of other parameters.
     """
     from metarl.checkpoints import CheckpointError
+    from metarl.functional.params import flatten_meta
+    from metarl.outer import COUNTER
 
-    tensors = {
-        name.removeprefix(OUTER): tensor.to(device)
-        for name, tensor in checkpoint.tensors.items()
-        if name.startswith(OUTER)
-    }
+    vector = flatten_meta(like)
+    tensors = {}
+    for name, tensor in _of(checkpoint.tensors, OUTER).items():
+        wanted = () if name == COUNTER else tuple(vector.shape)
+        if tuple(tensor.shape) != wanted:
+            raise _misfit(f"{OUTER}{name}", tuple(tensor.shape), wanted)
+        tensors[name] = tensor.to(vector.device)
     try:
         steps = int(checkpoint.state["env_steps"])
         outer.restore(tensors, checkpoint.state["outer"])
@@ -74,19 +78,27 @@ def restore_outer(outer: Outer, checkpoint: Checkpoint, device: str) -> int:
 
 
 def _restored(tensors: Mapping[str, Tensor], prefix: str, like: Params) -> Params:
-    from metarl.checkpoints import CheckpointError
-
-    found = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    found = _of(tensors, prefix)
     for name in sorted(like.keys() | found.keys()):
         stored = tuple(found[name].shape) if name in found else "missing"
         wanted = tuple(like[name].shape) if name in like else "nothing"
         if stored != wanted:
-            raise CheckpointError(
-                f"the checkpoint does not fit the configuration: its {prefix}{name} is {stored}, "
-                f"where {wanted} is configured; use the configuration that it was trained with."
-            )
+            raise _misfit(f"{prefix}{name}", stored, wanted)
     return {name: found[name].to(tensor) for name, tensor in like.items()}
+
+
+def _of(tensors: Mapping[str, Tensor], prefix: str) -> Params:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _misfit(name: str, stored: object, wanted: object) -> Exception:
+    from metarl.checkpoints import CheckpointError
+
+    return CheckpointError(
+        f"the checkpoint does not fit the configuration: its {name} is {stored}, where {wanted} is "
+        "configured; use the configuration that it was trained with."
+    )
