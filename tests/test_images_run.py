@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import folders
 import numpy as np
 import pytest
-from PIL import Image
 
 from metarl import config, datasets, runs
-from metarl.datasets.sets import MINI_IMAGENET, SETS
 from metarl.evaluate import main as evaluate
 from metarl.train import main as train
 
 CONFIG = Path(__file__).parent.parent / "configs" / "miniimagenet_5way_1shot.yaml"
-SIDE, PICTURES = 8, 6
+SIDE = 8
 SMALL = [
     *("problem.ways=2", "problem.shots=1", "problem.queries=2", f"problem.image_size={SIDE}"),
     *("network.blocks=2", "network.filters=3", "inner.steps=2", "outer.tasks=2", "threads=1"),
@@ -25,18 +24,8 @@ SMALL = [
 
 @pytest.fixture
 def arguments(tmp_path, monkeypatch):
-    """Of training on two classes a split, one of them dark and the other bright."""
-    monkeypatch.setitem(SETS, "mini-imagenet", MINI_IMAGENET._replace(counts=(2, 2, 2)))
-    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))
-    rng = np.random.default_rng(0)
-    for number, split in enumerate(("train", "val", "test")):
-        for bright in (0, 1):
-            folder = tmp_path / "pictures" / split / f"n{2 * number + bright:08}"
-            folder.mkdir(parents=True)
-            for picture in range(PICTURES):
-                pixels = rng.integers(128 * bright, 128 * (bright + 1), (SIDE, SIDE, 3))
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{picture}.png")
-    return [str(CONFIG), *SMALL, f"problem.data={tmp_path / 'pictures'}", "iterations=1"]
+    pictures = folders.tiny_image_set(tmp_path, monkeypatch, SIDE)
+    return [str(CONFIG), *SMALL, f"problem.data={pictures}", "iterations=1"]
 
 
 def test_a_run_is_trained_and_evaluated(arguments, tmp_path, capsys):
