@@ -41,13 +41,14 @@ def outer_to_tensors(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{OUTER}{name}": tensor for name, tensor in memory.items()}
 
 
-def restore_outer(outer: Outer, checkpoint: Checkpoint, like: Meta) -> int:
+def restore_outer(outer: Outer, checkpoint: Checkpoint, meta: Meta, device: str) -> int:
     """Put an outer step's memory back.
 
     Args:
         outer: changed in place.
         checkpoint: its tensors ``outer/<name>`` and its state ``outer`` are `Outer.state`.
-        like: the problem's meta-parameters, which the memory is of.
+        meta: the meta-parameters, which the memory is of.
+        device: of the tensors.
 
     Returns:
         The environment steps taken until then.
@@ -56,16 +57,15 @@ def restore_outer(outer: Outer, checkpoint: Checkpoint, like: Meta) -> int:
         CheckpointError: it holds no such memory, but perhaps that of another ``outer.method``, or of other parameters.
     """
     from metarl.checkpoints import CheckpointError
-    from metarl.functional.params import flatten_meta
     from metarl.outer import COUNTER
 
-    vector = flatten_meta(like)
+    size = sum(value.numel() for part in meta for value in part.values())
     tensors = {}
     for name, tensor in _of(checkpoint.tensors, OUTER).items():
-        wanted = () if name == COUNTER else tuple(vector.shape)
+        wanted = () if name == COUNTER else (size,)
         if tuple(tensor.shape) != wanted:
             raise _misfit(f"{OUTER}{name}", tuple(tensor.shape), wanted)
-        tensors[name] = tensor.to(vector.device)
+        tensors[name] = tensor.to(device)
     try:
         steps = int(checkpoint.state["env_steps"])
         outer.restore(tensors, checkpoint.state["outer"])

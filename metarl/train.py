@@ -164,7 +164,7 @@ class Training:
         from metarl.metastate import meta_from_tensors, restore_outer
 
         meta = meta_from_tensors(checkpoint.tensors, self.meta)
-        self.env_steps = restore_outer(self.outer, checkpoint, meta)
+        self.env_steps = restore_outer(self.outer, checkpoint, meta, self.device)
         self.meta, self.iteration = meta, checkpoint.iteration
 
 

@@ -66,7 +66,7 @@ def checkpoint(outer, **changes):
 @pytest.mark.parametrize("method", OUTERS)
 def test_the_outer_steps_memory_comes_back(method):
     before, after = trained(method), OUTERS[method]()
-    assert restore_outer(after, checkpoint(before), META) == 7
+    assert restore_outer(after, checkpoint(before), META, "cpu") == 7
     (tensors, values), (expected, others) = after.state(), before.state()
     assert values == others
     assert tensors.keys() == expected.keys() != set()
@@ -88,7 +88,7 @@ def test_memory_of_another_size_is_refused_and_changes_nothing(method, name, sha
     outer = OUTERS[method]()
     wanted = () if name == "step" else (10,)
     with pytest.raises(CheckpointError) as caught:
-        restore_outer(outer, wrong, META)
+        restore_outer(outer, wrong, META, "cpu")
     assert f"its outer/{name} is {shape}, where {wanted} is configured" in str(caught.value)
     assert outer.state() == OUTERS[method]().state()
 
