@@ -207,7 +207,9 @@ def _evaluate_run(
         meta = meta_from_tensors(checkpoint.tensors, untrained)
         curve = evaluate_meta(problem, meta, settings, checkpoint.iteration)
         others = {
-            name: _reference(other) if other else evaluate_meta(problem, untrained, settings, 0)
+            name: evaluate_meta(problem, untrained, settings, 0)
+            if other is None
+            else _reference(other)
             for name, other in beside.items()
         }
         rows = settings.problem.published()
