@@ -31,7 +31,8 @@ def draw_path(path: Array, goal: Array, size: int) -> NDArray[np.uint8]:
     rows, columns = np.mgrid[size - 1 : -1 : -1, 0:size]
     pixels = (np.stack((columns, rows), axis=-1) + 0.5) * unit - reach
     image = np.full((size, size, 3), _WHITE, dtype=np.uint8)
-    image[np.abs(pixels).min(axis=-1) < 0.5 * unit] = _AXIS
+    # Pixels beside an axis lie half a unit from it in a picture of even size: both are coloured.
+    image[np.abs(pixels).min(axis=-1) < 0.75 * unit] = _AXIS
     for start, end in itertools.pairwise(path):
         _stroke(image, pixels, start, end, unit, _PATH)
     for point, radius, colour in ((path[0], 4, _START), (goal, 5, _GOAL), (path[-1], 3, _HERE)):

@@ -16,7 +16,7 @@ def slow_path(path, goal, size):
     at = (np.arange(size) + 0.5) * unit - reach
     x, y = np.meshgrid(at, at[::-1])
     image = np.full((size, size, 3), 255, np.uint8)
-    image[np.minimum(np.abs(x), np.abs(y)) < 0.5 * unit] = 220
+    image[np.minimum(np.abs(x), np.abs(y)) < 0.75 * unit] = 220
     strokes = [(a, b, 1, (60, 90, 200)) for a, b in itertools.pairwise(path)]
     for point, radius, colour in (
         (path[0], 4, (120, 120, 120)),
@@ -66,6 +66,8 @@ def test_the_pictures_of_an_episode_have_the_same_axes():
     np.testing.assert_allclose(centre, goal, atol=0.02)
     assert all((each == green[0]).all() for each in green)
     axes = [(picture == 220).all(axis=-1) for picture in pictures]
+    # Two lines of two pixels, less the start that is drawn over them.
+    assert axes[0][:, 0].nonzero()[0].tolist() == axes[0][0].nonzero()[0].tolist() == [49, 50]
     assert all((axes[0] | ~each).all() for each in axes)
     assert not (pictures[3] == (200, 60, 40)).all(axis=-1).any(), "its end is outside"
 
