@@ -9,7 +9,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test slow faults lint bench install clean
+.PHONY: run test slow faults data lint bench install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -23,6 +23,9 @@ slow: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults $(ARGS)
+
+data: $(STAMP)
+	$(BIN)/python -m pytest -m data $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+REACH = 1.0
+"""Half a side of the square, unless the goal is farther away."""
+
 _WHITE, _AXIS, _PATH = (255, 255, 255), (220, 220, 220), (60, 90, 200)
 _START, _GOAL, _HERE = (120, 120, 120), (30, 150, 60), (200, 60, 40)
 
@@ -20,14 +23,16 @@ def draw_path(path: Array, goal: Array, size: int) -> NDArray[np.uint8]:
         size: of the picture, in pixels.
 
     Returns:
-        The picture [size, size, 3], y upwards, of a square around the origin that holds them all.
+        The picture [size, size, 3], y upwards, of a square around the origin that is the same for every path to
+        the goal, so that pictures of an episode make a film; what lies outside is cut off.
     """
-    reach = 1.1 * max(0.55, float(np.abs(path).max()), float(np.abs(goal).max()))
+    reach = max(REACH, 1.1 * float(np.abs(goal).max()))
     unit = 2.0 * reach / size
     rows, columns = np.mgrid[size - 1 : -1 : -1, 0:size]
     pixels = (np.stack((columns, rows), axis=-1) + 0.5) * unit - reach
     image = np.full((size, size, 3), _WHITE, dtype=np.uint8)
-    image[np.abs(pixels).min(axis=-1) < 0.5 * unit] = _AXIS
+    # Pixels beside an axis lie half a unit from it in a picture of even size: both are coloured.
+    image[np.abs(pixels).min(axis=-1) < 0.75 * unit] = _AXIS
     for start, end in itertools.pairwise(path):
         _stroke(image, pixels, start, end, unit, _PATH)
     for point, radius, colour in ((path[0], 4, _START), (goal, 5, _GOAL), (path[-1], 3, _HERE)):

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl.config import Config
+from metarl.tags import PAIR, adapted
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
-
-PAIR = ("pre", "post")
 
 
 class Board:
@@ -111,15 +110,6 @@ class Board:
             writer.add_scalar(tag, value, iteration, walltime=time)
             if tag in by_steps and env_steps is not None:
                 writer.add_scalar(_by_env_steps(tag), value, int(env_steps), walltime=time)
-
-
-def adapted(metrics: Mapping[str, float | None]) -> list[str]:
-    """What was measured before and after adaptation: ``return``, or ``accuracy`` and ``loss``."""
-    return [
-        name
-        for name in ("return", "accuracy", "loss")
-        if any(f"{name}/{when}" in metrics for when in PAIR)
-    ]
 
 
 def _by_env_steps(tag: str) -> str:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from metarl.problems.protocol import Problem, Split
     from metarl.problems.sinusoid import Sinusoid
     from metarl.schema.networks import SupervisedNetwork as NetworkSettings
-    from metarl.schema.problems import SupervisedProblem as SupervisedSettings
 
 
 def make_problem(settings: Config, device: str, threads: int) -> Problem:
@@ -78,7 +77,7 @@ def _make_supervised(settings: SupervisedConfig, device: str, threads: int) -> P
     from metarl.problems.supervised import Adaptation, SupervisedProblem
 
     inner = settings.inner
-    source = _source(settings.problem)
+    source = _source(settings)
     make_network = _network(settings.network, source.input_shape, source.outputs)
     names = _names(make_network(_any_generator()))
     per_step = _matching(["norms.*"] * inner.per_step_normalisation, names)
@@ -94,12 +93,13 @@ def _make_supervised(settings: SupervisedConfig, device: str, threads: int) -> P
     )
 
 
-def _source(problem: SupervisedSettings) -> Sinusoid | FewShotImages:
+def _source(settings: SupervisedConfig) -> Sinusoid | FewShotImages:
     from metarl.problems.images import Episodes, FewShotImages
     from metarl.problems.sinusoid import Sinusoid
 
+    problem = settings.problem
     if problem.kind == "sinusoid":
-        return Sinusoid(problem.shots, problem.amount)
+        return Sinusoid(problem.shots, problem.amount, problem.observe_task)
     from metarl import datasets
 
     parts: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}
@@ -107,7 +107,7 @@ def _source(problem: SupervisedSettings) -> Sinusoid | FewShotImages:
         split: datasets.load(problem.data_set, part, problem.data, problem.side)
         for split, part in parts.items()
     }
-    episodes = Episodes(problem.ways, problem.shots, problem.queries)
+    episodes = Episodes(problem.ways, problem.shots, problem.queries, settings.evaluation.queries)
     return FewShotImages(splits, episodes, rotated=problem.data_set == "omniglot")
 
 

@@ -1,4 +1,4 @@
-"""Adaptation curves: what a policy is worth after 0, 1, ... gradient steps on held-out tasks."""
+"""Adaptation curves: a measure after 0, 1, ... gradient steps on held-out tasks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 QUARTILE, RESAMPLES, CONFIDENCE = 0.25, 10_000, 0.95
-COUNT, NORMAL_95 = "not finite", 1.959964
-"""The heading of a count; standard errors in half a 95 % interval."""
+NORMAL_95 = 1.959964
+"""Standard errors in half a 95 % interval."""
 
 
 class Measure(NamedTuple):
@@ -23,23 +23,26 @@ class Measure(NamedTuple):
         label: of an axis.
         digits: decimals that say something.
         higher_is_better: whether adaptation should raise it.
+        data: what it is the mean of: ``episodes`` or ``queries``.
         beside: what is shown beside the mean, keys of ``STATISTICS``.
     """
 
     label: str
     digits: int
     higher_is_better: bool
+    data: str
     beside: tuple[str, ...]
 
-    def text(self, value: float, digits: int | None = None) -> str:
-        """A value in so many decimals; nothing for NaN."""
-        return "" if np.isnan(value) else f"{value:.{self.digits if digits is None else digits}f}"
+    def text(self, value: float) -> str:
+        """A value in its decimals."""
+        return f"{value:.{self.digits}f}"
 
 
+INTERVAL, QUERIES = "half_interval_95", "queries"
 MEASURES = {
-    "return": Measure("average return", 2, higher_is_better=True, beside=("s.e.",)),
-    "accuracy": Measure("accuracy", 4, higher_is_better=True, beside=("± 95 %",)),
-    "mse": Measure("mean squared error", 3, False, ("± 95 %", "median", COUNT)),
+    "return": Measure("average return", 2, True, "episodes", ("standard_error",)),
+    "accuracy": Measure("accuracy", 4, True, QUERIES, (INTERVAL,)),
+    "mse": Measure("mean squared error", 3, False, QUERIES, (INTERVAL, "median", "not_finite")),
 }
 
 
@@ -48,25 +51,25 @@ class Curve:
     """One evaluation; S gradient steps, M tasks.
 
     Attributes:
-        env: the environment's id, or the problem in a few words.
+        title: the environment's id, or the problem in a few words.
         measure: what the values are, a key of ``MEASURES``.
         iteration: meta-iterations trained.
         seed: of tasks and data.
-        episodes: data of each task at each step: episodes, or query examples (of each class).
+        amount: data of each task at each step: episodes, or query examples (of each class).
         rates: of each gradient step; None: learned ones.
         tasks: the held-out tasks, ``[M, D]``.
-        per_task_return: mean over the data, ``[S + 1, M]``.
+        per_task: mean over the data, ``[S + 1, M]``.
         protocol: how they were measured, in words.
     """
 
-    env: str
+    title: str
     measure: str
     iteration: int
     seed: int
-    episodes: int | None
+    amount: int | None
     rates: tuple[float | None, ...]
     tasks: Array
-    per_task_return: Array
+    per_task: Array
     protocol: str = ""
 
     @property
@@ -77,41 +80,60 @@ class Curve:
     @property
     def steps(self) -> list[int]:
         """0, 1, ..., S."""
-        return list(range(len(self.per_task_return)))
+        return list(range(len(self.per_task)))
 
     @property
-    def mean_return(self) -> Array:
+    def mean(self) -> Array:
         """Mean over tasks, ``[S + 1]``."""
-        return self.per_task_return.mean(axis=1)
+        return self.per_task.mean(axis=1)
 
     @property
     def standard_error(self) -> Array:
         """Of that mean: sample standard deviation over tasks / √M, ``[S + 1]``; NaN for M = 1."""
-        count = self.per_task_return.shape[1]
+        count = self.per_task.shape[1]
         if count == 1:
-            return np.full(len(self.per_task_return), np.nan)
+            return np.full(len(self.per_task), np.nan)
         # A task whose adaptation exploded makes it NaN, which is what is known of it.
         with np.errstate(invalid="ignore"):
-            return self.per_task_return.std(axis=1, ddof=1) / np.sqrt(count)
+            return self.per_task.std(axis=1, ddof=1) / np.sqrt(count)
 
     @property
     def median(self) -> Array:
         """Median over tasks, ``[S + 1]``: a task whose adaptation explodes does not move it."""
-        return np.median(self.per_task_return, axis=1)
+        return np.median(self.per_task, axis=1)
 
     @property
     def not_finite(self) -> Array:
         """How many tasks have no finite value, ``[S + 1]``."""
-        return (~np.isfinite(self.per_task_return)).sum(axis=1).astype(np.float64)
+        return (~np.isfinite(self.per_task)).sum(axis=1).astype(np.float64)
 
 
-STATISTICS: dict[str, Callable[[Curve], Array]] = {
-    "s.e.": lambda curve: curve.standard_error,
-    "± 95 %": lambda curve: NORMAL_95 * curve.standard_error,
-    "median": lambda curve: curve.median,
-    COUNT: lambda curve: curve.not_finite,
+class Statistic(NamedTuple):
+    """What may stand beside the mean over tasks.
+
+    Attributes:
+        heading: in a table.
+        of: its values, ``[S + 1]``.
+        counts: it is a number of tasks, not of the measure's kind.
+    """
+
+    heading: str
+    of: Callable[[Curve], Array]
+    counts: bool = False
+
+    def text(self, curve: Curve, step: int) -> str:
+        """Its value after ``step`` gradient steps."""
+        value = self.of(curve)[step]
+        return f"{value:.0f}" if self.counts else curve.kind.text(value)
+
+
+STATISTICS = {
+    "standard_error": Statistic("s.e.", lambda curve: curve.standard_error),
+    INTERVAL: Statistic("± 95 %", lambda curve: NORMAL_95 * curve.standard_error),
+    "median": Statistic("median", lambda curve: curve.median),
+    "not_finite": Statistic("not finite", lambda curve: curve.not_finite, counts=True),
 }
-"""By their heading: what may stand beside the mean over tasks, ``[S + 1]``."""
+"""By their names in ``adaptation.json``."""
 
 
 class Aggregate(NamedTuple):
@@ -141,7 +163,7 @@ def aggregate(curves: Sequence[Curve], rng: np.random.Generator) -> Aggregate:
     Returns:
         The aggregate; the interval is NaN for a single seed, which says nothing about others.
     """
-    means = np.stack([curve.mean_return for curve in curves], axis=-1)
+    means = np.stack([curve.mean for curve in curves], axis=-1)
     count = len(curves)
     if count == 1:
         return Aggregate(means[:, 0], *np.full((2, len(means)), np.nan))

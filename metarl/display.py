@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, TextIO
 
 from metarl.plaintext import ASCII_BLOCKS, BLOCKS, duration, number, sparklines, writable
+from metarl.tags import ADAPTED, adapted
 
-MEASURES = ("return", "accuracy", "loss")
 EVERY_LINE, SECONDS_BETWEEN_LINES = 10, 10.0
 WINDOW, TREND = 50, 32
 
@@ -125,7 +125,7 @@ class Reading(NamedTuple):
 def read(metrics: Mapping[str, float]) -> Reading:
     """Pick what is shown; the first of return, accuracy and loss that was measured."""
     nan = math.nan
-    name = next((each for each in MEASURES if f"{each}/post" in metrics), MEASURES[0])
+    name = next(iter(adapted(metrics)), ADAPTED[0])
     before, after = metrics.get(f"{name}/pre", nan), metrics.get(f"{name}/post", nan)
     collect, outer = metrics.get("time/collect", nan), metrics.get("time/outer", nan)
     return Reading(

@@ -163,18 +163,48 @@ def _folder(subject: str, path: Path, serious: bool = False) -> Finding:
     return Finding(subject, found, "make room" if free < ENOUGH_BYTES else "")
 
 
+def image_sets() -> Iterator[Finding]:
+    """Which image sets are found, and whether they are cached; only few-shot classification needs them."""
+    try:
+        from metarl import datasets
+    except ImportError:  # of a package that is reported by name
+        return
+    for name in datasets.SETS:
+        try:
+            place = datasets.located(name)
+            state = "cached" if datasets.cached(name) else "cached by the first run"
+            where = ", ".join(map(str, place.paths))
+            yield Finding(name, f"{place.layout} {where}; {state}")
+        except datasets.NotFoundError:
+            advice = (
+                "only its configurations need it: python -m metarl.datasets says where to put it"
+            )
+            yield Finding(name, "not found", advice)
+        except datasets.DatasetError as error:
+            yield Finding(name, str(error), "correct that; only its configurations need it")
+
+
 def configuration(path: str) -> Iterator[Finding]:
-    """Whether a configuration can be read, and what it describes be built.
+    """Whether a configuration can be read, and what it describes be built; images are found, but not cached.
 
     Args:
         path: of the configuration.
     """
-    from metarl import config
+    from metarl import config, datasets
     from metarl.building import opened_problem
     from metarl.errors import is_expected
+    from metarl.schema.problems import Images
 
     try:
-        with opened_problem(config.load(path)) as problem:
+        settings = config.load(path)
+        chosen = settings.problem
+        if isinstance(chosen, Images) and not datasets.cached(
+            chosen.data_set, chosen.data, chosen.side
+        ):
+            found = f"{path}: {chosen.title} can be trained once its images are cached, by the first run"
+            yield Finding("configuration", found)
+            return
+        with opened_problem(settings) as problem:
             yield Finding("configuration", f"{path}: {problem.name} is ready to train")
     except Exception as error:
         if not is_expected(error):
@@ -209,7 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace) -> int:
     broken = False
-    for section in (packages(), devices(), drawing(), folders(options.run_dir)):
+    sections = packages(), devices(), drawing(), folders(options.run_dir), image_sets()
+    for section in sections:
         for finding in section:
             broken |= show(finding)
     if options.config and not broken:

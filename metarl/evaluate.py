@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl import config
 from metarl.building import opened_problem
 from metarl.curves import Curve, aggregate
 from metarl.errors import UserError, run_command
 from metarl.metastate import meta_from_tensors
 from metarl.schema import Config, RLConfig
 from metarl.seeding import Key, Stream, generator
+from metarl.selection import Selected, references, select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from metarl.checkpoints import Checkpoint
     from metarl.data import Meta, Params
     from metarl.problems.protocol import Problem, Split
 
-RANDOM = "random"
-SETTINGS = (
-    "evaluation.steps",
-    "evaluation.tasks",
-    "evaluation.episodes",
-    "evaluation.queries",
-    "seed",
-    "device",
-    "threads",
-)
+AMOUNTS = {"episodes", "queries"}
+"""Options of which a problem has one: what its held-out tasks are measured on."""
 
 
 def evaluate_meta(
@@ -62,14 +53,14 @@ def evaluate_meta(
         meta, tasks, schedule, evaluation.amount, Key(seed, Stream.EVALUATION_DATA, iteration)
     )
     return Curve(
-        env=settings.problem.title,
+        title=settings.problem.title,
         measure=problem.measure,
         iteration=iteration,
         seed=seed,
-        episodes=evaluation.amount or settings.problem.amount,
+        amount=evaluation.amount or settings.problem.amount,
         rates=rates,
         tasks=tasks,
-        per_task_return=values,
+        per_task=values,
         protocol=settings.protocol,
     )
 
@@ -119,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", metavar="SEED", help="of the held-out tasks and their data")
     add("--device", help="auto, cpu or cuda")
     add("--threads", help="auto or a number; no result depends on it")
+    add("--run-dir", default="runs", metavar="DIR", help="folder that holds the runs, for 'latest'")
     add("--output", type=Path, metavar="DIR", help="instead of <run>/evaluation")
     add(
         "--reference",
@@ -146,48 +138,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
-    evaluated = []
-    for run in options.run:
-        print(f"evaluating {run}", flush=True)
-        evaluated.append(_evaluate_run(run, options))
-    if len(evaluated) > 1:
-        _aggregate(evaluated, options.output)
+    print(f"evaluating {', '.join(options.run)}", flush=True)
+    import torch
+
+    # The matrices of one task are small: threads over tasks are faster than threads inside one.
+    torch.set_num_threads(1)
+    chosen = [_chosen(run, options) for run in options.run]
+    _check_aggregate(chosen)
+    beside = [references(options.reference, each.settings, options.run_dir) for each in chosen]
+    curves = [
+        _evaluate_run(each, others, options) for each, others in zip(chosen, beside, strict=True)
+    ]
+    if len(chosen) > 1:
+        _aggregate(curves, [each.seed for each in chosen], options.output)
     return 0
 
 
-def overrides(options: argparse.Namespace) -> list[str]:
-    """The options as settings, so that they are checked where settings are."""
-    given = {key: getattr(options, key.rpartition(".")[2]) for key in SETTINGS}
+def overrides(options: argparse.Namespace, settings: Config) -> list[str]:
+    """The options as settings, so that they are checked where settings are.
+
+    Raises:
+        UserError: they ask for data that the run's problem does not have.
+    """
+    has = settings.evaluation.AMOUNT
+    for name in AMOUNTS - {has}:
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"--{name}: {settings.problem.title} is measured on {has}, not on {name}; "
+                f"use --{has}."
+            )
+    given = {key: getattr(options, key) for key in ("seed", "device", "threads")}
+    given |= {f"evaluation.{key}": getattr(options, key) for key in ("steps", "tasks", has)}
     if options.lr is not None:
         given["evaluation.lr"] = f"[{options.lr}]"
         given["evaluation.steps"] = options.steps or str(options.lr.count(",") + 1)
     return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
-def _evaluate_run(run: str, options: argparse.Namespace) -> tuple[Config, Curve]:
-    """Evaluate a run's checkpoint, print the table and write the files."""
-    import torch
+def _chosen(run: str, options: argparse.Namespace) -> Selected:
+    """A run's checkpoint, and the settings that the options make of its own."""
+    found = select(run, options.run_dir)
+    found = found.changed(overrides(options, found.settings))
+    title, tasks = found.settings.problem.title, found.settings.evaluation.tasks
+    if options.render is not None and not isinstance(found.settings, RLConfig):
+        raise UserError(f"--render: {title} has no episodes to film; leave it out.")
+    if options.render is not None and not 0 <= options.render < tasks:
+        raise UserError(f"--render {options.render}: the held-out tasks are 0 to {tasks - 1}.")
+    return found
 
+
+def _evaluate_run(
+    chosen: Selected, beside: Mapping[str, Selected | None], options: argparse.Namespace
+) -> Curve:
+    """Evaluate a run's checkpoint, print the table and write the files."""
     from metarl import report
 
-    # The matrices of one task are small: threads over tasks are faster than threads inside one.
-    torch.set_num_threads(1)
-    path, checkpoint, settings = _load(run, overrides(options))
-    chosen, evaluation = settings.problem, settings.evaluation
+    path, checkpoint, settings, _ = chosen
     print(
-        f"{checkpoint.path}: {chosen.title}, seed {settings.seed}, {evaluation.tasks} tasks\n"
-        f"protocol: {settings.protocol}",
+        f"{checkpoint.path}: {settings.problem.title}, seed {settings.seed}, "
+        f"{settings.evaluation.tasks} tasks\nprotocol: {settings.protocol}",
         flush=True,
     )
-    if options.render is not None and not isinstance(settings, RLConfig):
-        raise UserError(f"--render: {chosen.title} has no episodes to film; leave it out.")
-    if options.render is not None and not 0 <= options.render < evaluation.tasks:
-        raise UserError(
-            f"--render {options.render}: the held-out tasks are 0 to {evaluation.tasks - 1}."
-        )
-    beside = [
-        name if name == RANDOM else _load_reference(name, settings) for name in options.reference
-    ]
     folder = path / "evaluation"
     if options.output is not None:
         folder = options.output / path.name if len(options.run) > 1 else options.output
@@ -195,15 +206,14 @@ def _evaluate_run(run: str, options: argparse.Namespace) -> tuple[Config, Curve]
         untrained = problem.initial_meta(generator(settings.seed, Stream.INITIALISATION))
         meta = meta_from_tensors(checkpoint.tensors, untrained)
         curve = evaluate_meta(problem, meta, settings, checkpoint.iteration)
-        references: dict[str, Curve] = {}
-        for name, other in zip(options.reference, beside, strict=True):
-            if isinstance(other, str):
-                references[name] = evaluate_meta(problem, untrained, settings, 0)
-            else:
-                title = _title(*other)
-                references[name if title in references else title] = _reference(*other)
-        rows = chosen.published()
-        found = report.Report(path.name, curve, settings.model_dump(mode="json"), references, rows)
+        others = {
+            name: evaluate_meta(problem, untrained, settings, 0)
+            if other is None
+            else _reference(other)
+            for name, other in beside.items()
+        }
+        rows = settings.problem.published()
+        found = report.Report(path.name, curve, settings.model_dump(mode="json"), others, rows)
         report.show(*report.table(found))
         written = report.write(found, folder)
         if (drawn := examples_figure(problem, meta, settings, curve)) is not None:
@@ -212,44 +222,15 @@ def _evaluate_run(run: str, options: argparse.Namespace) -> tuple[Config, Curve]
             gif = _film(problem, meta, settings, curve, options.render)
             written.append(report.write_film(gif, folder, curve.iteration))
     print(f"written to {folder}: {', '.join(file.name for file in written)}")
-    return settings, curve
+    return curve
 
 
-def _load(run: str, changes: Sequence[str]) -> tuple[Path, Checkpoint, Config]:
-    """The run's folder, its checkpoint, and its settings with changes."""
-    from metarl import runs
-
-    checkpoint, refused = runs.find_checkpoint(run)
-    for reason in refused:
-        print(f"warning: {reason}", file=sys.stderr)
-    path = runs.find_run(checkpoint.path)
-    return path, checkpoint, config.load(path / runs.CONFIG, changes)
-
-
-def _load_reference(name: str, beside: Config) -> tuple[Path, Checkpoint, Config]:
-    """Another run on the same tasks, at its own steps and rates."""
-    evaluation, problem = beside.evaluation, beside.problem
-    changes = {"seed": beside.seed, "device": beside.device, "threads": beside.threads}
-    changes["evaluation.tasks"] = evaluation.tasks
-    changes[f"evaluation.{evaluation.AMOUNT}"] = evaluation.amount or problem.amount
-    found = _load(name, [f"{key}={value}" for key, value in changes.items()])
-    if found[2].problem.tasks != problem.tasks:
-        raise UserError(f"{found[0]}: its tasks differ, so it is no reference here.")
-    return found
-
-
-def _reference(path: Path, checkpoint: Checkpoint, settings: Config) -> Curve:
+def _reference(other: Selected) -> Curve:
+    settings, checkpoint = other.settings, other.checkpoint
     with opened_problem(settings) as opened:
         untrained = opened.initial_meta(generator(settings.seed, Stream.INITIALISATION))
         meta = meta_from_tensors(checkpoint.tensors, untrained)
         return evaluate_meta(opened, meta, settings, checkpoint.iteration)
-
-
-def _title(path: Path, _: Checkpoint, settings: Config) -> str:
-    """What a run is as a reference: one of the paper's, by the paper's word; else its group."""
-    if getattr(settings.problem, "observe_task", False):
-        return "oracle"
-    return "pretrained" if settings.inner.steps == 0 else path.parent.name
 
 
 def _film(problem: Any, meta: Meta, settings: Config, curve: Curve, index: int) -> bytes:
@@ -258,21 +239,26 @@ def _film(problem: Any, meta: Meta, settings: Config, curve: Curve, index: int) 
 
     rates = in_steps(meta, curve.rates)
     key = Key(settings.seed, Stream.RENDERING, 2 * index)
-    return adaptation_gif(problem, meta, curve.tasks[index], rates, curve.episodes, key)
+    return adaptation_gif(problem, meta, curve.tasks[index], rates, curve.amount, key)
 
 
-def _aggregate(evaluated: Sequence[tuple[Config, Curve]], folder: Path | None) -> None:
-    """Show several seeds as one, and write that to the folder if there is one."""
+def _check_aggregate(chosen: Sequence[Selected]) -> None:
+    """Refuse runs that cannot be shown as one, before any of them is evaluated."""
+    alike = [(each.settings.problem.tasks, rate_schedule(each.settings)) for each in chosen]
+    if any(each != alike[0] for each in alike):
+        raise UserError(
+            "the runs differ in tasks or rates, so they have no aggregate; evaluate them one by one."
+        )
+
+
+def _aggregate(curves: Sequence[Curve], seeds: Sequence[int], folder: Path | None) -> None:
+    """Show runs of several seeds as one, and write that to the folder if there is one."""
     from metarl import report
 
-    curves = [curve for _, curve in evaluated]
-    first = evaluated[0][0].problem.tasks, curves[0].rates
-    if any((settings.problem.tasks, curve.rates) != first for settings, curve in evaluated):
-        raise UserError("the runs differ in tasks or rates, so they have no aggregate.")
-    found = aggregate(curves, generator(0, Stream.EVALUATION_DATA))
-    report.show(*report.aggregate_table(curves, found))
+    found = report.Seeds(seeds, curves, aggregate(curves, generator(0, Stream.EVALUATION_DATA)))
+    report.show(*report.aggregate_table(found))
     if folder is not None:
-        print(f"written to {folder}: {report.write_aggregate(curves, found, folder).name}")
+        print(f"written to {folder}: {report.write_aggregate(found, folder).name}")
 
 
 if __name__ == "__main__":

@@ -59,12 +59,13 @@ def adaptation_figure(
     _draw_tasks(axes, curve)
     _draw_mean(axes, curve, OWN_LABEL, OWN)
     for (name, other), colour in zip((references or {}).items(), cycle(REFERENCES), strict=False):
-        _draw_mean(axes, other, name, colour)
+        draw = _draw_mean if other.rates else _draw_constant
+        draw(axes, other, name, colour)
     for row in published:
         _draw_published(axes, row, curve.steps)
     axes.set_xlabel("gradient steps")
     axes.set_ylabel(curve.kind.label)
-    axes.set_title(f"{curve.env}, iteration {curve.iteration}", fontsize="medium")
+    axes.set_title(f"{curve.title}, iteration {curve.iteration}", fontsize="medium")
     axes.set_xticks(curve.steps)
     axes.margins(x=0.04)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
@@ -115,16 +116,21 @@ def _draw_tasks(axes: Axes, curve: Curve) -> None:
         "marker": ".",
         "markersize": 3,
     }
-    lines = axes.plot(curve.steps, curve.per_task_return[:, :MOST_TASKS], **style)
+    lines = axes.plot(curve.steps, curve.per_task[:, :MOST_TASKS], **style)
     lines[0].set_label(TASKS_LABEL)
 
 
 def _draw_mean(axes: Axes, curve: Curve, label: str, colour: str) -> None:
     style: dict[str, Any] = {"linewidth": 2.0, "marker": "o", "markersize": 5, "capsize": 4}
     error = np.nan_to_num(curve.standard_error)
-    axes.errorbar(
-        curve.steps, curve.mean_return, error, color=colour, label=label, zorder=3, **style
-    )
+    axes.errorbar(curve.steps, curve.mean, error, color=colour, label=label, zorder=3, **style)
+
+
+def _draw_constant(axes: Axes, curve: Curve, label: str, colour: str) -> None:
+    """A reference that takes no step, such as an oracle, is the same beside every step."""
+    mean, error = float(curve.mean[0]), float(np.nan_to_num(curve.standard_error[0]))
+    axes.axhline(mean, color=colour, label=label, linewidth=2.0, zorder=3)
+    axes.axhspan(mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
 
 
 def _draw_published(axes: Axes, row: Row, steps: Sequence[int]) -> None:

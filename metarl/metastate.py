@@ -36,27 +36,36 @@ def meta_from_tensors(tensors: Mapping[str, Tensor], like: Meta) -> Meta:
     )
 
 
-def restore_outer(outer: Outer, checkpoint: Checkpoint, device: str) -> int:
+def outer_to_tensors(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``outer/<name>``; `restore_outer` is the inverse."""
+    return {f"{OUTER}{name}": tensor for name, tensor in memory.items()}
+
+
+def restore_outer(outer: Outer, checkpoint: Checkpoint, meta: Meta, device: str) -> int:
     """Put an outer step's memory back.
 
     Args:
         outer: changed in place.
         checkpoint: its tensors ``outer/<name>`` and its state ``outer`` are `Outer.state`.
+        meta: the meta-parameters, which the memory is of.
         device: of the tensors.
 
     Returns:
         The environment steps taken until then.
 
     Raises:
-        CheckpointError: it holds no such memory, but perhaps that of another ``outer.method``.
+        CheckpointError: it holds no such memory, but perhaps that of another ``outer.method``, or of other parameters.
     """
     from metarl.checkpoints import CheckpointError
+    from metarl.outer import COUNTER
 
-    tensors = {
-        name.removeprefix(OUTER): tensor.to(device)
-        for name, tensor in checkpoint.tensors.items()
-        if name.startswith(OUTER)
-    }
+    size = sum(value.numel() for part in meta for value in part.values())
+    tensors = {}
+    for name, tensor in _of(checkpoint.tensors, OUTER).items():
+        wanted = () if name == COUNTER else (size,)
+        if tuple(tensor.shape) != wanted:
+            raise _misfit(f"{OUTER}{name}", tuple(tensor.shape), wanted)
+        tensors[name] = tensor.to(device)
     try:
         steps = int(checkpoint.state["env_steps"])
         outer.restore(tensors, checkpoint.state["outer"])
@@ -69,19 +78,27 @@ def restore_outer(outer: Outer, checkpoint: Checkpoint, device: str) -> int:
 
 
 def _restored(tensors: Mapping[str, Tensor], prefix: str, like: Params) -> Params:
-    from metarl.checkpoints import CheckpointError
-
-    found = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    found = _of(tensors, prefix)
     for name in sorted(like.keys() | found.keys()):
         stored = tuple(found[name].shape) if name in found else "missing"
         wanted = tuple(like[name].shape) if name in like else "nothing"
         if stored != wanted:
-            raise CheckpointError(
-                f"the checkpoint does not fit the configuration: its {prefix}{name} is {stored}, "
-                f"where {wanted} is configured; use the configuration that it was trained with."
-            )
+            raise _misfit(f"{prefix}{name}", stored, wanted)
     return {name: found[name].to(tensor) for name, tensor in like.items()}
+
+
+def _of(tensors: Mapping[str, Tensor], prefix: str) -> Params:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _misfit(name: str, stored: object, wanted: object) -> Exception:
+    from metarl.checkpoints import CheckpointError
+
+    return CheckpointError(
+        f"the checkpoint does not fit the configuration: its {name} is {stored}, where {wanted} is "
+        "configured; use the configuration that it was trained with."
+    )

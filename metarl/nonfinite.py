@@ -1,24 +1,11 @@
-"""Numbers that are NaN or infinite: named in the iteration they come up in, and never learned from."""
+"""Numbers that are NaN or infinite are named: the quantity, the environment, the task and the step."""
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from metarl.data import Meta, MetaBatch
-    from metarl.functional.objectives import Objective
-    from metarl.outer import Outer
-    from metarl.problems.protocol import Problem, Variant
-    from metarl.seeding import Key
-
-logger = logging.getLogger(__name__)
 
 AXES = ("task", "episode", "step")
 
@@ -59,127 +46,3 @@ def check(quantities: Mapping[str, Tensor], tasks: np.ndarray, place: str, first
             where += [f"{axis} {index}" for axis, index in zip(AXES[1:], rest, strict=False)]
             rows = sorted({first + int(index) for index in bad[:, 0]})
             raise NonFiniteError(f"{place}: {name} not finite in {', '.join(where)}.", *rows)
-
-
-class Guard:
-    """Carries one meta-iteration out, and ends it where a number is not finite.
-
-    Args:
-        problem: what is learned.
-        tasks: of the meta-batch, ``[M, D]``.
-        skip: leave the tasks that are to blame out of the iteration, and go on with the others.
-        iteration: meta-iterations done, for what is annealed.
-
-    Attributes:
-        tasks: those that are left.
-    """
-
-    def __init__(self, problem: Problem, tasks: np.ndarray, skip: bool, iteration: int = 0) -> None:
-        self.problem, self.tasks, self.skip, self.iteration = problem, tasks, skip, iteration
-        self._count = len(tasks)
-
-    def collect(self, meta: Meta, key: Key) -> tuple[MetaBatch[Any], dict[str, float]]:
-        """`Problem.collect` for the tasks; anew where some had to be left out.
-
-        Raises:
-            NonFiniteError: nothing can be left out, or shall be.
-        """
-        while True:
-            try:
-                return self.problem.collect(meta, self.tasks, key)
-            except NonFiniteError as error:
-                self._leave_out(error)
-
-    def step(
-        self, outer: Outer, meta: Meta, batch: MetaBatch[Any]
-    ) -> tuple[Meta, dict[str, float]]:
-        """`Outer.step` on the batch; anew where some of its tasks had to be left out.
-
-        Returns:
-            The new meta-parameters, all of them finite, and what to log.
-
-        Raises:
-            NonFiniteError: nothing can be left out, or shall be; ``outer`` is as it was before.
-        """
-        from metarl.functional.tasks import take
-
-        while True:
-            make = _Recorder(self.problem, meta, batch, self.iteration)
-            before = outer.state()
-            found, info = outer.step(meta, make)
-            wrong = _first_not_finite(found, info, outer.state()[0])
-            if wrong is None:
-                skipped = {"outer/skipped_tasks": float(self._count - len(self.tasks))}
-                return found, info | (skipped if self.skip else {})
-            outer.restore(*before)
-            batch = take(batch, self._leave_out(self._blame(wrong, meta, batch, make.variants[0])))
-
-    def _leave_out(self, error: NonFiniteError) -> list[int]:
-        """Take the tasks that are to blame out; the rows that stay. Raises where that is no way out."""
-        left = [row for row in range(len(self.tasks)) if row not in error.tasks]
-        if not (self.skip and error.tasks and left):
-            raise error
-        logger.warning("%s Left out of this meta-batch: %d tasks.", error, len(error.tasks))
-        self.tasks = self.tasks[left]
-        return left
-
-    def _blame(
-        self, wrong: str, meta: Meta, batch: MetaBatch[Any], variant: Variant
-    ) -> NonFiniteError:
-        """Which tasks by themselves have a loss or a gradient that is not finite."""
-        from metarl.functional.params import flatten_meta
-        from metarl.functional.tasks import take
-
-        vector = flatten_meta(meta)
-        blamed: dict[int, str] = {}
-        for row in range(len(self.tasks)):
-            single = take(batch, slice(row, row + 1))
-            alone = self.problem.objective(meta, single, variant, self.iteration)
-            start = alone.linearise(vector)
-            for name, values in (("loss", start.outcome.loss), ("gradient", start.gradient)):
-                if not values.isfinite().all():
-                    blamed.setdefault(row, name)
-        place = f"{self.problem.name}, outer step"
-        if not blamed:
-            return NonFiniteError(
-                f"{place}: {wrong} not finite, though every task's loss and gradient is: "
-                "take a smaller step, by outer.lr or outer.max_kl."
-            )
-        row, name = next(iter(blamed.items()))
-        task = f"task {row} {self.tasks[row].tolist()}"
-        return NonFiniteError(f"{place}: {name} not finite in {task}.", *blamed)
-
-
-class _Recorder:
-    """Makes objectives of a batch, and remembers of which variants."""
-
-    def __init__(self, problem: Problem, meta: Meta, batch: MetaBatch[Any], iteration: int) -> None:
-        self._made_from = problem, meta, batch, iteration
-        self.variants: list[Variant] = []
-
-    def __call__(self, variant: Variant) -> Objective:
-        problem, meta, batch, iteration = self._made_from
-        self.variants.append(variant)
-        return problem.objective(meta, batch, variant, iteration)
-
-
-@contextmanager
-def left_out_if(skip: bool) -> Iterator[None]:
-    """Leave an evaluation out, with a warning, where a number in it is not finite; else raise."""
-    try:
-        yield
-    except NonFiniteError as error:
-        if not skip:
-            raise
-        logger.warning("%s This evaluation is left out.", error)
-
-
-def _first_not_finite(
-    meta: Meta, info: Mapping[str, float], state: Mapping[str, Tensor]
-) -> str | None:
-    """The name of the first number of an outer step that is not finite."""
-    tensors = {**{f"parameter {name}": value for name, value in meta.theta.items()}}
-    tensors |= {f"rate of {name}": value for name, value in meta.rates.items()} | dict(state)
-    wrong = [name for name, value in info.items() if not math.isfinite(value)]
-    wrong += [name for name, value in tensors.items() if not value.isfinite().all()]
-    return wrong[0] if wrong else None

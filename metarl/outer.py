@@ -15,6 +15,9 @@ from metarl.functional.params import flatten_meta, unflatten_meta
 from metarl.functional.trpo import TrustRegion, trust_region_step
 from metarl.problems.protocol import Variant
 
+COUNTER = "step"
+"""The one tensor of an optimiser's memory that is a number; the others are as long as the parameters."""
+
 MakeObjective = Callable[[Variant], Objective]
 
 
@@ -140,7 +143,7 @@ class Adam:
     Source: Kingma & Ba 2015 (arXiv:1412.6980), algorithm 1; torch.optim.Adam's default settings.
     """
 
-    NAMES: ClassVar[frozenset[str]] = frozenset({"step", "exp_avg", "exp_avg_sq"})
+    NAMES: ClassVar[frozenset[str]] = frozenset({COUNTER, "exp_avg", "exp_avg_sq"})
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
@@ -149,7 +152,7 @@ class Adam:
     def step(self, vector: Tensor, gradient: Tensor) -> Tensor:
         """One step against the gradient, both ``[P]``."""
         leaf = vector.clone().requires_grad_()
-        done = int(self.state["step"]) if self.state else 0
+        done = int(self.state[COUNTER]) if self.state else 0
         optimiser = torch.optim.Adam([leaf], lr=self.schedule.at(done))
         if self.state:
             optimiser.state[leaf] = {name: value.clone() for name, value in self.state.items()}
@@ -162,7 +165,7 @@ class Adam:
 class SGD:
     """Plain gradient descent on one vector."""
 
-    NAMES: ClassVar[frozenset[str]] = frozenset({"step"})
+    NAMES: ClassVar[frozenset[str]] = frozenset({COUNTER})
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
@@ -170,8 +173,8 @@ class SGD:
 
     def step(self, vector: Tensor, gradient: Tensor) -> Tensor:
         """One step against the gradient, both ``[P]``."""
-        done = self.state.get("step", torch.zeros(()))
-        self.state = {"step": done + 1}
+        done = self.state.get(COUNTER, torch.zeros(()))
+        self.state = {COUNTER: done + 1}
         return vector - self.schedule.at(int(done)) * gradient
 
 

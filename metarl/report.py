@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import numpy as np
 
 from metarl import disk, system
-from metarl.curves import CONFIDENCE, COUNT, STATISTICS, Aggregate, Array, Curve
+from metarl.curves import CONFIDENCE, STATISTICS, Aggregate, Array, Curve
 from metarl.figures import adaptation_figure
 from metarl.plaintext import writable
 from metarl.published import SOURCE, Row
@@ -45,6 +45,14 @@ class Report:
     settings: dict[str, Any]
     references: dict[str, Curve] = field(default_factory=dict)
     published: tuple[Row, ...] = ()
+
+
+class Seeds(NamedTuple):
+    """Runs of several seeds: those that they were trained with, their curves, and these as one."""
+
+    seeds: Sequence[int]
+    curves: Sequence[Curve]
+    aggregate: Aggregate
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -94,19 +102,20 @@ def write_examples(figure: Figure, folder: Path, iteration: int) -> Path:
     return folder / "examples.png"
 
 
-def write_aggregate(curves: Sequence[Curve], found: Aggregate, folder: Path) -> Path:
+def write_aggregate(found: Seeds, folder: Path) -> Path:
     """Write ``aggregate.json``.
 
     Raises:
         RunError: the disk does not take it.
     """
+    centre, low, high = found.aggregate
     content = {
-        "environment": curves[0].env,
-        "steps": curves[0].steps,
-        "seeds": [curve.seed for curve in curves],
-        "per_seed_mean": [curve.mean_return.tolist() for curve in curves],
-        "interquartile_mean": found.iqm.tolist(),
-        "interval": np.stack([found.low, found.high], axis=1).tolist(),
+        "environment": found.curves[0].title,
+        "steps": found.curves[0].steps,
+        "seeds": list(found.seeds),
+        "per_seed_mean": [curve.mean.tolist() for curve in found.curves],
+        "interquartile_mean": centre.tolist(),
+        "interval": np.stack([low, high], axis=1).tolist(),
         "confidence": CONFIDENCE,
     }
     with disk.failures_as(RunError, folder):
@@ -118,7 +127,7 @@ def to_json(report: Report) -> dict[str, Any]:
     """Everything that was measured, and what it takes to measure it again."""
     return {
         "run": report.run,
-        "environment": report.curve.env,
+        "environment": report.curve.title,
         "iteration": report.curve.iteration,
         "seed": report.curve.seed,
         "protocol": report.curve.protocol,
@@ -138,7 +147,7 @@ def to_csv(report: Report) -> str:
     columns = [f"task_{part}" for part in range(parts)]
     writer.writerow(["policy", "step", "rate", "task", *columns, report.curve.measure])
     for name, curve in {NAME: report.curve, **report.references}.items():
-        for step, values in zip(curve.steps, curve.per_task_return, strict=True):
+        for step, values in zip(curve.steps, curve.per_task, strict=True):
             rate = _rate(curve, step)
             for index, (task, value) in enumerate(zip(curve.tasks, values, strict=True)):
                 writer.writerow([name, step, rate, index, *task.tolist(), float(value)])
@@ -151,7 +160,7 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
     kind = report.curve.kind
     header = ["step", "rate"]
     for name in curves:
-        header += [name, *kind.beside]
+        header += [name, *(STATISTICS[each].heading for each in kind.beside)]
     header += [f"{row.name}, {SOURCE}" for row in report.published]
     rows = []
     for step in report.curve.steps:
@@ -160,25 +169,23 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
             if step >= len(curve.steps):
                 cells += [""] * (1 + len(kind.beside))
                 continue
-            cells.append(kind.text(curve.mean_return[step]))
-            for name in kind.beside:
-                digits = 0 if name == COUNT else None
-                cells.append(kind.text(STATISTICS[name](curve)[step], digits))
-        cells += [
-            kind.text(row.mean[step]) if step < len(row.mean) else "" for row in report.published
-        ]
+            cells.append(kind.text(curve.mean[step]))
+            cells += [STATISTICS[each].text(curve, step) for each in kind.beside]
+        for row in report.published:
+            known = step < len(row.mean) and math.isfinite(row.mean[step])
+            cells.append(kind.text(row.mean[step]) if known else "")
         rows.append(cells)
     return header, rows
 
 
-def aggregate_table(curves: Sequence[Curve], found: Aggregate) -> tuple[list[str], list[list[str]]]:
+def aggregate_table(found: Seeds) -> tuple[list[str], list[list[str]]]:
     """Header and rows: step, each seed's mean, their interquartile mean and its interval."""
-    header = ["step", *(f"seed {curve.seed}" for curve in curves), "IQM", "95 % interval"]
+    header = ["step", *(f"seed {seed}" for seed in found.seeds), "IQM", "95 % interval"]
     rows = []
-    for step, (centre, low, high) in enumerate(zip(*found, strict=True)):
-        text = curves[0].kind.text
+    for step, (centre, low, high) in enumerate(zip(*found.aggregate, strict=True)):
+        text = found.curves[0].kind.text
         interval = f"{text(low)} to {text(high)}" if math.isfinite(low) else ""
-        means = [text(curve.mean_return[step]) for curve in curves]
+        means = [text(curve.mean[step]) for curve in found.curves]
         rows.append([str(step), *means, text(centre), interval])
     return header, rows
 
@@ -206,15 +213,15 @@ def show(
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
+    written = dict.fromkeys(("standard_error", *curve.kind.beside))
     return {
         "steps": curve.steps,
-        f"mean_{curve.measure}": _finite(curve.mean_return),
-        "standard_error": _finite(curve.standard_error),
-        **{name: _finite(STATISTICS[name](curve)) for name in curve.kind.beside if name != "s.e."},
-        f"per_task_{curve.measure}": [_finite(values) for values in curve.per_task_return],
+        f"mean_{curve.measure}": _finite(curve.mean),
+        **{name: _finite(STATISTICS[name].of(curve)) for name in written},
+        f"per_task_{curve.measure}": [_finite(values) for values in curve.per_task],
         "tasks": curve.tasks.tolist(),
         "rates": list(curve.rates),
-        "episodes": curve.episodes,
+        curve.kind.data: curve.amount,
     }
 
 
@@ -239,7 +246,7 @@ def _write_events(report: Report, folder: Path, png: bytes) -> None:
     for stale in folder.glob("events.out.tfevents.*"):
         stale.unlink()
     with _board(folder) as writer:
-        for step, value in zip(report.curve.steps, report.curve.mean_return, strict=True):
+        for step, value in zip(report.curve.steps, report.curve.mean, strict=True):
             writer.add_scalar(f"{NAME}/{report.curve.measure}", float(value), step)
     _add_image(folder, f"{NAME}/curve", png, report.curve.iteration)
 

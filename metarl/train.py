@@ -152,19 +152,19 @@ class Training:
 
     def save(self, run: Any, score: float | None) -> None:
         """Write a checkpoint of this moment."""
-        from metarl.metastate import meta_to_tensors
+        from metarl.metastate import meta_to_tensors, outer_to_tensors
 
-        tensors, values = self.outer.state()
-        named = {f"outer/{name}": tensor for name, tensor in tensors.items()}
+        memory, values = self.outer.state()
+        tensors = meta_to_tensors(self.meta) | outer_to_tensors(memory)
         state = {"env_steps": self.env_steps, "outer": values}
-        run.save_checkpoint(self.iteration, meta_to_tensors(self.meta) | named, state, score)
+        run.save_checkpoint(self.iteration, tensors, state, score)
 
     def restore(self, checkpoint: Any) -> None:
         """Continue from a checkpoint; CheckpointError, and nothing changed, where it does not fit."""
         from metarl.metastate import meta_from_tensors, restore_outer
 
         meta = meta_from_tensors(checkpoint.tensors, self.meta)
-        self.env_steps = restore_outer(self.outer, checkpoint, self.device)
+        self.env_steps = restore_outer(self.outer, checkpoint, meta, self.device)
         self.meta, self.iteration = meta, checkpoint.iteration
 
 
@@ -175,7 +175,7 @@ def train(training: Training, run: Any) -> int:
         Exit code: 0, or 128 plus the signal that ended it; its checkpoint is saved then.
     """
     from metarl.display import Display
-    from metarl.nonfinite import left_out_if
+    from metarl.guard import left_out_if
 
     settings = training.settings
     with Display(settings.iterations, training.iteration) as display, Interrupts() as interrupts:
@@ -205,7 +205,7 @@ def train(training: Training, run: Any) -> int:
 
 def meta_iteration(training: Training) -> dict[str, float]:
     """Sample tasks, collect their data, take one outer step; returns what to log."""
-    from metarl.nonfinite import Guard
+    from metarl.guard import Guard
     from metarl.seeding import Key, Stream, generator
 
     settings, problem, meta = training.settings, training.problem, training.meta
@@ -251,16 +251,16 @@ def evaluate(training: Training, run: Any, metrics: dict[str, float], display: A
         training.problem, training.meta, settings, training.iteration, "validation"
     )
     names = [f"eval/{measure}_step_{step}" for step in curve.steps]
-    metrics |= dict(zip(names, curve.mean_return, strict=True))
+    metrics |= dict(zip(names, curve.mean, strict=True))
     rows = settings.problem.published()
     run.figure("adaptation", adaptation_figure(curve, published=rows), training.iteration)
     if (drawn := examples_figure(training.problem, training.meta, settings, curve)) is not None:
         run.figure("examples", drawn, training.iteration)
-    shown = ", ".join(map(curve.kind.text, curve.mean_return))
+    shown = ", ".join(map(curve.kind.text, curve.mean))
     display.note(
         f"iteration {training.iteration}: {measure} after 0.. steps on validation tasks: {shown}"
     )
-    after = curve.mean_return[min(settings.inner.steps, len(curve.mean_return) - 1)]
+    after = curve.mean[min(settings.inner.steps, len(curve.mean) - 1)]
     return float(after if curve.kind.higher_is_better else -after)
 
 

@@ -1,4 +1,4 @@
-"""What every test sees: `import support` works, and torch uses one thread, so that sums repeat.
+"""What every test sees: `import support` and `import folders` work, and torch uses one thread, so that sums repeat.
 
 The folder itself stays off the path: `tests/envs` would hide the package `envs`.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-_spec = importlib.util.spec_from_file_location("support", Path(__file__).with_name("support.py"))
-_support = importlib.util.module_from_spec(_spec)
-sys.modules["support"] = _support
-_spec.loader.exec_module(_support)
+for _name in ("support", "folders"):
+    _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
+    sys.modules[_name] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules[_name])
 
 torch.set_num_threads(1)

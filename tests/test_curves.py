@@ -10,17 +10,15 @@ from metarl.curves import Curve, aggregate, interquartile_mean
 def curve(values, **changes):
     values = np.asarray(values, dtype=np.float64)
     tasks = np.arange(values.shape[1], dtype=np.float64)[:, None]
-    settings = {"env": "envs:X-v0", "measure": "return", "iteration": 7, "seed": 1, "episodes": 2}
+    settings = {"title": "envs:X-v0", "measure": "return", "iteration": 7, "seed": 1, "amount": 2}
     rates = (0.1,) * (len(values) - 1)
-    return Curve(
-        **{**settings, "rates": rates, "tasks": tasks, "per_task_return": values, **changes}
-    )
+    return Curve(**{**settings, "rates": rates, "tasks": tasks, "per_task": values, **changes})
 
 
 def test_mean_and_standard_error_by_hand():
     found = curve([[1, 2, 3, 6], [0, 0, 0, 0]])
     assert found.steps == [0, 1]
-    assert found.mean_return.tolist() == [3.0, 0.0]
+    assert found.mean.tolist() == [3.0, 0.0]
     # Deviations −2, −1, 0, 3: sum of squares 14, / 3 for the variance, / 4 for the mean's.
     assert found.standard_error == pytest.approx([np.sqrt(14 / 3 / 4), 0.0])
 
@@ -48,7 +46,7 @@ def test_aggregate_interval_is_that_of_scipys_bootstrap():
     rng = np.random.default_rng(3)
     curves = [curve(rng.normal(seed, 1.0, size=(2, 5))) for seed in rng.normal(size=8)]
     found = aggregate(curves, np.random.default_rng(0))
-    means = np.stack([each.mean_return for each in curves])
+    means = np.stack([each.mean for each in curves])
     np.testing.assert_allclose(found.iqm, stats.trim_mean(means, 0.25, axis=0))
     for step in range(2):
         expected = stats.bootstrap(

@@ -8,11 +8,12 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import folders
 import pytest
 import torch
 from packaging.requirements import Requirement
 
-from metarl import doctor
+from metarl import datasets, doctor
 from metarl.doctor import Finding
 
 ROOT = Path(__file__).parent.parent
@@ -139,6 +140,55 @@ def test_a_disk_with_little_room(monkeypatch, tmp_path):
     finding = doctor._folder("runs", tmp_path)
     assert finding.advice == "make room"
     assert not finding.serious
+
+
+@pytest.fixture
+def pictures(monkeypatch, tmp_path):
+    """A tiny image set where sets are looked for; its folder."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    pictures = folders.tiny_image_set(tmp_path, monkeypatch)
+    monkeypatch.setenv("METARL_DATA", str(pictures))
+    return pictures
+
+
+def test_image_sets_that_are_found_and_those_that_are_not(pictures):
+    omniglot, other = doctor.image_sets()
+    assert (omniglot.subject, omniglot.found) == ("omniglot", "not found")
+    assert "only its configurations need it: python -m metarl.datasets" in omniglot.advice
+    where = ", ".join(str(pictures / split) for split in ("train", "val", "test"))
+    found = f"class folders {where}; cached by the first run"
+    assert other == Finding("mini-imagenet", found)
+    datasets.load("mini-imagenet", "train")
+    assert list(doctor.image_sets())[1].found == f"class folders {where}; cached"
+    assert not omniglot.serious
+
+
+def test_an_image_set_that_cannot_be_searched_is_a_note(monkeypatch):
+    monkeypatch.setenv("METARL_DATA", "~nobody-of-this-name/data")
+    for finding in doctor.image_sets():
+        assert "begins with a home folder that is not known" in finding.found
+        assert finding.advice
+        assert not finding.serious
+
+
+def test_looking_at_a_configuration_of_images_caches_none(pictures, tmp_path):
+    settings = ROOT.joinpath("configs/miniimagenet_5way_1shot.yaml").read_text()
+    for key, value in (("ways: 5", "ways: 2"), ("queries: 15", "queries: 2")):
+        assert key in settings
+        settings = settings.replace(key, value)
+    path = tmp_path / "a.yaml"
+    path.write_text(settings)
+    (finding,) = doctor.configuration(str(path))
+    assert "mini-imagenet, 2-way 1-shot can be trained once its images are cached" in finding.found
+    assert not (tmp_path / "cache").exists()
+    datasets.load("mini-imagenet", "train")
+    (finding,) = doctor.configuration(str(path))
+    assert finding.found.endswith("is ready to train")
+    assert finding.advice == ""
+    pictures.rename(tmp_path / "elsewhere")
+    (finding,) = doctor.configuration(str(path))
+    assert "mini-imagenet: not found in" in finding.found
+    assert finding.serious
 
 
 @pytest.mark.parametrize(

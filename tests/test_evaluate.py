@@ -58,14 +58,14 @@ class TestProtocol:
         asked = problem.asked
         assert asked["rates"] == curve.rates == (0.5, 0.25, 0.25)
         assert asked["key"] == Key(9, Stream.EVALUATION_DATA, 25)
-        assert (asked["episodes"], curve.episodes, problem.count) == (4, 4, 3)
+        assert (asked["episodes"], curve.amount, problem.count) == (4, 4, 3)
         expected = generator(9, Stream.EVALUATION_TASKS).uniform(size=(3, 1))
         assert (asked["tasks"] == expected).all()
         assert (curve.tasks == expected).all()
 
     def test_no_step_is_one_point(self, tmp_path):
         curve = evaluate_meta(Recorder(), Meta({}, {}), settings(tmp_path, "evaluation.steps=0"), 0)
-        assert (curve.steps, curve.rates, curve.per_task_return.shape) == ([0], (), (1, 3))
+        assert (curve.steps, curve.rates, curve.per_task.shape) == ([0], (), (1, 3))
 
     def test_configured_and_learned_rates(self, tmp_path):
         chosen = settings(tmp_path, "evaluation.lr=[0.3, 0.2]")
@@ -102,7 +102,7 @@ class TestProtocol:
         expected = target_return(mean.detach().numpy(), np.ones(1), curve.tasks, horizon)
         # Var (z + g)² = 2 + 4g² for a standard normal z.
         error = np.sqrt(horizon * (2.0 + 4.0 * gap[:, 0] ** 2) / episodes)
-        assert (np.abs(curve.per_task_return[0] - expected) < 4.0 * error).all()
+        assert (np.abs(curve.per_task[0] - expected) < 4.0 * error).all()
 
     def test_same_seed_same_bits_and_another_seed_others(self, tmp_path):
         chosen = settings(tmp_path)
@@ -110,7 +110,7 @@ class TestProtocol:
         for change in (chosen, chosen, chosen.model_copy(update={"seed": 2})):
             with opened_problem(change) as problem:
                 curves.append(evaluate_meta(problem, initial_meta(problem), change, 3))
-        first, second, other = (each.per_task_return for each in curves)
+        first, second, other = (each.per_task for each in curves)
         assert (first == second).all()
         assert (first != other).all()
 
@@ -120,7 +120,7 @@ class TestProtocol:
             chosen = settings(tmp_path, f"threads={threads}")
             with opened_problem(chosen) as problem:
                 values.append(evaluate_meta(problem, initial_meta(problem), chosen, 3))
-        assert (values[0].per_task_return == values[1].per_task_return).all()
+        assert (values[0].per_task == values[1].per_task).all()
 
 
 def test_every_setting_reaches_the_problem(tmp_path):

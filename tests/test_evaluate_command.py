@@ -103,7 +103,7 @@ class TestCommand:
         with opened_problem(chosen) as problem:
             during = evaluate_meta(problem, initial_meta(problem, 103), chosen, 3)
         evaluate(run)
-        assert (np.array(result(run)["per_task_return"]) == during.per_task_return).all()
+        assert (np.array(result(run)["per_task_return"]) == during.per_task).all()
 
     def test_options_replace_settings(self, run, tmp_path):
         out = tmp_path / "elsewhere"
@@ -149,7 +149,7 @@ class TestCommand:
         with opened_problem(chosen) as problem:
             untrained = evaluate_meta(problem, initial_meta(problem, 1), chosen, 0)
         assert (
-            np.array(found["references"]["random"]["per_task_return"]) == untrained.per_task_return
+            np.array(found["references"]["random"]["per_task_return"]) == untrained.per_task
         ).all()
 
     def test_several_seeds_have_an_aggregate(self, tmp_path, capsys):
@@ -173,6 +173,22 @@ class TestCommand:
                 pytest.approx(high, abs=0.01),
             ]
             assert means[:, step].min() - 0.01 <= low <= high <= means[:, step].max() + 0.01
+
+    def test_the_columns_of_several_runs_are_named_for_their_own_seeds(self, tmp_path, capsys):
+        paths = [make_run(tmp_path, seed=seed) for seed in (1, 2)]
+        assert evaluate(*paths, "--seed", 9, "--output", tmp_path / "out") == 0
+        assert "step  seed 1  seed 2 " in capsys.readouterr().out
+        assert json.loads((tmp_path / "out" / "aggregate.json").read_text())["seeds"] == [1, 2]
+        tasks = [
+            json.loads((tmp_path / "out" / path.name / "adaptation.json").read_text())["tasks"]
+            for path in paths
+        ]
+        assert tasks[0] == tasks[1]
+
+    def test_the_latest_run_of_a_folder(self, tmp_path):
+        run = make_run(tmp_path)
+        assert evaluate("latest", "--run-dir", tmp_path, "--reference", "latest") == 0
+        assert list(result(run)["references"]) == ["tiny"]
 
 
 class TestMistakes:
@@ -217,6 +233,7 @@ class TestMistakes:
             (("--device", "tpu"), "device is"),
             (("--render", "3"), "the held-out tasks are 0 to 2"),
             (("--reference", "nothing"), "there is no such folder"),
+            (("--queries", "3"), "measured on episodes, not on queries; use --episodes."),
         ],
     )
     def test_options(self, options, sentence, tmp_path, capsys):
@@ -245,6 +262,13 @@ class TestMistakes:
     ):
         monkeypatch.setattr("metarl.evaluate.evaluate_meta", lambda *_: pytest.fail("sampled"))
         self.fails(capsys, make_run(tmp_path), *options)
+
+    def test_an_aggregate_is_refused_before_anything_is_sampled(
+        self, tmp_path, capsys, monkeypatch
+    ):
+        monkeypatch.setattr("metarl.evaluate.evaluate_meta", lambda *_: pytest.fail("sampled"))
+        other = make_run(tmp_path, "problem.horizon=7", seed=2)
+        assert "evaluate them one by one" in self.fails(capsys, make_run(tmp_path), other)
 
     def test_a_folder_that_cannot_be_written(self, tmp_path, capsys):
         (tmp_path / "file").write_text("")

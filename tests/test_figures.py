@@ -51,10 +51,10 @@ def test_means_errors_and_single_tasks_are_where_they_belong():
     found = curve()
     (axes,) = adaptation_figure(found).axes
     single = [line.get_ydata() for line in axes.lines[:5]]
-    np.testing.assert_array_equal(single, found.per_task_return.T)
+    np.testing.assert_array_equal(single, found.per_task.T)
     (bars,) = axes.containers
     data, _, (lines,) = bars
-    np.testing.assert_array_equal(data.get_ydata(), found.mean_return)
+    np.testing.assert_array_equal(data.get_ydata(), found.mean)
     ends = np.array([segment[:, 1] for segment in lines.get_segments()])
     np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * found.standard_error)
 
@@ -77,6 +77,20 @@ def test_the_global_state_of_matplotlib_is_left_alone():
     before = plt.get_fignums()
     adaptation_figure(curve())
     assert plt.get_fignums() == before
+
+
+def test_a_reference_without_steps_is_a_line_across_them():
+    oracle = curve(steps=0, shift=70)
+    figure = adaptation_figure(curve(), {"oracle": oracle})
+    (axes,) = figure.axes
+    (line,) = (each for each in axes.lines if each.get_label() == "oracle")
+    assert line.get_ydata() == [oracle.mean[0]] * 2
+    assert line.get_transform() == axes.get_yaxis_transform(which="grid")
+    assert line.get_xdata() == [0, 1]
+    (band,) = axes.patches
+    low, high = (float(oracle.mean[0] + sign * oracle.standard_error[0]) for sign in (-1, 1))
+    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((low, high))
+    assert "oracle" in legend(figure)
 
 
 def test_more_references_than_colours_are_all_drawn():

@@ -1,11 +1,16 @@
 """Meta-parameters in a checkpoint: there and back, or refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from metarl.checkpoints import CheckpointError
-from metarl.data import Meta
-from metarl.metastate import meta_from_tensors, meta_to_tensors
+from metarl.checkpoints import Checkpoint, CheckpointError
+from metarl.data import Meta, Outcome
+from metarl.functional.objectives import Linearisation, Objective
+from metarl.functional.trpo import TrustRegion
+from metarl.metastate import meta_from_tensors, meta_to_tensors, outer_to_tensors, restore_outer
+from metarl.outer import SGD, TRPO, Adam, Descent, Schedule
 
 META = Meta({"a": torch.arange(3.0), "b": torch.ones(2, 2)}, {"a": torch.full((3,), 0.1)})
 
@@ -28,6 +33,64 @@ def test_what_does_not_fit_is_refused(change):
             tensors[name] = torch.ones(size)
     with pytest.raises(CheckpointError, match=f"{next(iter(change))} is "):
         meta_from_tensors(tensors, META)
+
+
+OUTERS = {
+    "trpo": lambda: TRPO(TrustRegion(), momentum=0.9),
+    "vpg": lambda: Descent(Adam(Schedule(0.1))),
+    "sgd": lambda: Descent(SGD(Schedule(0.1))),
+}
+
+
+def trained(method, size=10):
+    """An outer step that remembers one gradient of so many parameters; META has 10."""
+    outer = OUTERS[method]()
+    outer.step(
+        Meta({"a": torch.zeros(size)}, {}),
+        lambda _: Objective(
+            lambda v: Outcome(v.sum(), torch.zeros(())),
+            lambda v: Linearisation(
+                Outcome(v.sum(), torch.zeros(())), torch.ones_like(v), lambda u: u
+            ),
+        ),
+    )
+    return outer
+
+
+def checkpoint(outer, **changes):
+    memory, values = outer.state()
+    tensors = meta_to_tensors(META) | outer_to_tensors(memory | changes)
+    return Checkpoint(Path("x"), 1, tensors, {"env_steps": 7, "outer": values}, None)
+
+
+@pytest.mark.parametrize("method", OUTERS)
+def test_the_outer_steps_memory_comes_back(method):
+    before, after = trained(method), OUTERS[method]()
+    assert restore_outer(after, checkpoint(before), META, "cpu") == 7
+    (tensors, values), (expected, others) = after.state(), before.state()
+    assert values == others
+    assert tensors.keys() == expected.keys() != set()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "shape"),
+    [
+        ("trpo", "average", (9,)),
+        ("vpg", "exp_avg", (1,)),
+        ("vpg", "exp_avg_sq", (2, 5)),
+        ("vpg", "step", (10,)),
+        ("sgd", "step", (1,)),
+    ],
+)
+def test_memory_of_another_size_is_refused_and_changes_nothing(method, name, shape):
+    wrong = checkpoint(trained(method), **{name: torch.ones(shape)})
+    outer = OUTERS[method]()
+    wanted = () if name == "step" else (10,)
+    with pytest.raises(CheckpointError) as caught:
+        restore_outer(outer, wrong, META, "cpu")
+    assert f"its outer/{name} is {shape}, where {wanted} is configured" in str(caught.value)
+    assert outer.state() == OUTERS[method]().state()
 
 
 def test_learned_rates_are_missed():

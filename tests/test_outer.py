@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import support
@@ -106,6 +108,47 @@ def test_which_objective_each_method_asks_for():
         recorder = Recorder()
         outer.step(start(), recorder)
         assert recorder.variants == [variant]
+
+
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [
+        ("constant", lambda t: 1.0),
+        ("linear", lambda t: 1.0 - t),
+        ("cosine", lambda t: math.cos(math.pi * t / 2.0) ** 2),
+    ],
+)
+def test_a_schedule_goes_from_its_first_rate_to_its_last(kind, share):
+    """(1 + cos πt) / 2 = cos² (πt / 2); from the last step on the rate stays."""
+    schedule = Schedule(0.5, kind, final=0.1, total=8)
+    for step in range(9):
+        assert schedule.at(step) == pytest.approx(0.1 + 0.4 * share(step / 8), abs=1e-15)
+    assert schedule.at(8) == schedule.at(800) == (0.5 if kind == "constant" else 0.1)
+    rates = [schedule.at(step) for step in range(9)]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("make", [SGD, Adam])
+def test_an_optimiser_takes_the_rate_of_each_of_its_steps(make):
+    """Along a constant gradient Adam's step has the length of its rate in every component, as sign descent's has."""
+    schedule = Schedule(0.5, "linear", total=4)
+    optimiser, vector, gradient = make(schedule), torch.zeros(2).double(), torch.ones(2).double()
+    for done in range(5):
+        moved = optimiser.step(vector, gradient)
+        support.close(vector - moved, schedule.at(done) * gradient, 1e-7)
+        vector = moved
+
+
+@pytest.mark.parametrize("clip", [None, 0.5, 5.0, 1e9])
+def test_every_component_of_the_gradient_is_clipped_and_its_norm_is_logged_as_it_was(clip):
+    found, metrics = Descent(SGD(Schedule(0.1)), clip=clip).step(start(), Recorder())
+    gradient = 4 * (flatten_meta(start()) - GOAL) ** 3
+    bound = np.inf if clip is None else clip
+    expected = [float(np.sign(g) * min(abs(g), bound)) for g in gradient.tolist()]
+    support.close(flatten_meta(start()) - flatten_meta(found), 0.1 * torch.tensor(expected), 1e-6)
+    support.close(metrics["outer/grad_norm"], gradient.norm(), 1e-12)
+    largest = float(gradient.abs().max())
+    assert 5.0 < largest < 1e9, "one bound that clips, and one that does not"
 
 
 @pytest.mark.parametrize("done", [0, 1, 3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -11,51 +10,25 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import folders
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
-from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarl import board, config, runs, system
+from metarl import config, runs, system
 from metarl.checkpoints import CheckpointError
 from metarl.runs import Run, RunError
 
 
 @pytest.fixture
 def settings(tmp_path):
-    path = tmp_path / "a.yaml"
-    path.write_text(
-        "iterations: 9\nproblem: {kind: rl, env: 'envs:X-v0', horizon: 5, episodes: 2}\n"
-        "inner: {lr: 0.1}\nouter: {method: trpo}\nrun: {keep: 2}\n"
-    )
-    return config.load(path)
+    return folders.run_settings(tmp_path)
 
 
 @pytest.fixture
 def run(settings, tmp_path):
     with Run.create(settings, "a", tmp_path / "runs") as run:
         yield run
-
-
-def events(path: Path) -> EventAccumulator:
-    """What TensorBoard shows, without hiding the doubles that a resumed run could have."""
-    accumulator = EventAccumulator(
-        str(path), purge_orphaned_data=False, size_guidance={"scalars": 0, "images": 0}
-    )
-    accumulator.Reload()
-    return accumulator
-
-
-def scalars(path: Path, tag: str) -> list[tuple[int, float]]:
-    return [(event.step, event.value) for event in events(path).Scalars(tag)]
-
-
-def png(colour: int) -> bytes:
-    content = io.BytesIO()
-    Image.new("RGB", (4, 3), (colour, 0, 0)).save(content, "png")
-    return content.getvalue()
 
 
 def test_a_new_run_records_what_is_needed_to_repeat_it(run, settings):
@@ -68,22 +41,6 @@ def test_a_new_run_records_what_is_needed_to_repeat_it(run, settings):
     assert record["numpy"] == np.__version__
     assert record["torch_threads"] == torch.get_num_threads()
     assert record["cores"] >= 1
-
-
-def test_the_commit_is_recorded_where_there_is_one(tmp_path):
-    assert system._commit(tmp_path) == {"commit": None, "dirty": None}
-    for command in ("init -q", "-c user.name=a -c user.email=a@b commit -q --allow-empty -m a"):
-        subprocess.run(["git", "-C", str(tmp_path), *command.split()], check=True)
-    head = subprocess.run(
-        ["git", "-C", str(tmp_path), "rev-parse", "HEAD"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert system._commit(tmp_path) == {"commit": head.stdout.strip(), "dirty": False}
-    (tmp_path / "file").write_text("a")
-    subprocess.run(["git", "-C", str(tmp_path), "add", "file"], check=True)
-    assert system._commit(tmp_path)["dirty"] is True
 
 
 def test_runs_that_start_together_get_folders_of_their_own(settings, tmp_path):
@@ -120,55 +77,10 @@ def test_a_record_is_on_disk_at_once(run):
     assert runs.read_metrics(run.path)[0]["a"] == 1.0
 
 
-def test_tensorboard_shows_what_the_record_holds(run):
-    for i in range(3):
-        run.log(
-            i,
-            {"return/pre": -i, "return/post": i, "outer/kl": math.nan, "env_steps": 100 * (i + 1)},
-        )
-    run.close()
-    assert scalars(run.path, "return/pre") == [(0, 0.0), (1, -1.0), (2, -2.0)]
-    assert scalars(run.path, "return_by_env_steps/post") == [(100, 0.0), (200, 1.0), (300, 2.0)]
-    shown = events(run.path)
-    assert "outer/kl" not in shown.Tags()["scalars"]
-    times = [event.wall_time for event in shown.Scalars("return/pre")]
-    assert times == [record["time"] for record in runs.read_metrics(run.path)]
-    assert "custom_scalars__config__" in shown.Tags()["tensors"]
-    layout = shown.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    assert b"^return/pre$" in layout
-    assert b"^eval/return_step_3$" in layout
-    assert "_hparams_/session_start_info" in shown.summary_metadata
-    hyper_parameters = str(shown.summary_metadata["_hparams_/session_start_info"])
-    assert "inner.lr" in hyper_parameters
-
-
-def test_a_figure_is_kept_and_shown(run):
-    figure = Figure()
-    figure.subplots().plot([1, 2])
-    run.log(0, {"a": 1.0})
-    run.figure("evaluation/adaptation", figure, 5)
-    run.figure("small", png(200), 6)
-    run.close()
-    with Image.open(run.path / "figures/evaluation/adaptation/000005.png") as kept:
-        assert kept.size[0] > 100
-    shown = events(run.path)
-    assert [event.step for event in shown.Images("evaluation/adaptation")] == [5]
-    (image,) = shown.Images("small")
-    assert Image.open(io.BytesIO(image.encoded_image_string)).getpixel((0, 0)) == (200, 0, 0)
-
-
-def fill(run: Run, start: int, stop: int, sign: int) -> None:
-    for i in range(start, stop):
-        run.log(i, {"return/pre": sign * i, "env_steps": 10 * i})
-        run.log(i, {"eval/return_step_0": sign * i})
-        run.figure("curve", png(i + 1), i + 1)
-        run.save_checkpoint(i + 1, {"theta": torch.full((2,), float(sign * i))}, {"i": i})
-
-
 @pytest.mark.parametrize("how", ["closed", "killed", "cut short"])
 def test_a_resumed_run_has_each_step_once_in_the_record_and_in_tensorboard(settings, tmp_path, how):
     run = Run.create(settings, "a", tmp_path / "runs")
-    fill(run, 0, 6, sign=1)
+    folders.fill(run, 0, 6, sign=1)
     run.close()
     if how != "closed":
         for path in run.path.glob("events.out.*"):
@@ -179,16 +91,24 @@ def test_a_resumed_run_has_each_step_once_in_the_record_and_in_tensorboard(setti
     with Run.reopen(run.path, 4) as again:
         assert again.config == settings
         assert not list((run.path / "checkpoints").glob("00000[56]"))
-        fill(again, 4, 7, sign=-1)
+        folders.fill(again, 4, 7, sign=-1)
     expected = [(i, float(i if i < 4 else -i)) for i in range(7)]
     records = runs.read_metrics(run.path)
     assert [(r["iteration"], r["return/pre"]) for r in records if "return/pre" in r] == expected
-    assert scalars(run.path, "return/pre") == expected
-    assert scalars(run.path, "eval/return_step_0") == expected
-    assert scalars(run.path, "return_by_env_steps/pre") == [
+    assert folders.scalars(run.path, "return/pre") == expected
+    assert folders.scalars(run.path, "eval/return_step_0") == expected
+    assert folders.scalars(run.path, "return_by_env_steps/pre") == [
         (10 * i, value) for i, value in expected
     ]
-    assert [event.step for event in events(run.path).Images("curve")] == [1, 2, 3, 4, 5, 6, 7]
+    assert [event.step for event in folders.events(run.path).Images("curve")] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+    ]
     assert len(list(run.path.glob("events.out.*"))) == 1
     checkpoint, refused = runs.find_checkpoint(run.path)
     assert (checkpoint.iteration, refused) == (7, [])
@@ -196,7 +116,7 @@ def test_a_resumed_run_has_each_step_once_in_the_record_and_in_tensorboard(setti
 
 
 def test_resuming_in_place_keeps_everything(run, settings):
-    fill(run, 0, 3, sign=1)
+    folders.fill(run, 0, 3, sign=1)
     run.close()
     before = (run.path / "metrics.jsonl").read_bytes()
     longer = settings.model_copy(update={"iterations": 20})
@@ -206,29 +126,6 @@ def test_resuming_in_place_keeps_everything(run, settings):
     assert sorted(path.name for path in run.path.glob("figures/curve/*")) == [
         f"00000{i}.png" for i in (1, 2, 3)
     ]
-
-
-def test_a_failing_tensorboard_warns_once_and_training_goes_on(run, monkeypatch, caplog):
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("no disk for it")
-
-    run.log(0, {"a": 1.0})
-    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", fail)
-    for i in range(1, 4):
-        run.log(i, {"a": 1.0})
-    run.figure("x", png(1), 3)
-    run.close()
-    assert [record["iteration"] for record in runs.read_metrics(run.path)] == [0, 1, 2, 3]
-    (warning,) = [r.getMessage() for r in caplog.records if r.name == board.__name__]
-    assert "no disk for it" in warning
-
-
-def test_tensorboard_that_is_not_installed_is_one_warning(run, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    run.log(0, {"a": 1.0})
-    run.log(1, {"a": 1.0})
-    assert len(runs.read_metrics(run.path)) == 2
-    assert len([r for r in caplog.records if r.name == board.__name__]) == 1
 
 
 def test_a_full_disk_is_one_sentence(run):
@@ -292,7 +189,7 @@ def test_a_run_that_was_killed_can_be_opened_at_once(settings, tmp_path):
 
 
 def test_a_damaged_record_is_refused_and_left_as_it_is(run):
-    fill(run, 0, 3, sign=1)
+    folders.fill(run, 0, 3, sign=1)
     run.close()
     metrics = run.path / "metrics.jsonl"
     damaged = metrics.read_bytes().replace(b'{"iteration": 1,', b'{"iteration" 1,')
@@ -321,7 +218,7 @@ def test_latest_is_the_run_created_last_in_any_group(settings, tmp_path):
 
 
 def test_a_run_and_a_checkpoint_are_found_by_path(run):
-    fill(run, 0, 3, sign=1)
+    folders.fill(run, 0, 3, sign=1)
     checkpoint = run.path / "checkpoints/000002"
     assert runs.find_run(run.path) == run.path
     assert runs.find_run(checkpoint) == run.path
@@ -353,7 +250,7 @@ def test_what_is_not_there_is_one_sentence(run, tmp_path):
 
 
 def test_the_checkpoints_kept_are_those_of_the_settings(run):
-    fill(run, 0, 5, sign=1)
+    folders.fill(run, 0, 5, sign=1)
     assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == [
         "000004",
         "000005",

@@ -92,8 +92,10 @@ def test_evaluation_writes_its_curve_and_picture_and_says_how_it_was_measured(tm
     np.testing.assert_allclose(found["mean_mse"], values.mean(1))
     np.testing.assert_allclose(found["median"], np.median(values, axis=1))
     error = values.std(1, ddof=1) / np.sqrt(7)
-    np.testing.assert_allclose(found["± 95 %"], 1.959964 * error)
-    assert found["not finite"] == [0.0] * 4
+    np.testing.assert_allclose(found["half_interval_95"], 1.959964 * error)
+    assert found["not_finite"] == [0.0] * 4
+    assert found["queries"] == 9
+    assert all(name.isidentifier() for name in found)
     assert found["rates"] == [0.01] * 3
     assert "9 query points" in found["protocol"]
     assert "not transductive" in found["protocol"]
@@ -102,10 +104,30 @@ def test_evaluation_writes_its_curve_and_picture_and_says_how_it_was_measured(tm
     assert "mean mse" in capsys.readouterr().out
 
 
-def test_curves_cannot_be_filmed(tmp_path, capsys):
+def test_the_papers_references_are_named_and_drawn_beside_a_run(tmp_path):
+    run = run_of(tmp_path / "maml", "iterations=1")
+    pretrained = run_of(tmp_path / "pretrained", "iterations=1", "inner.steps=0")
+    oracle = run_of(
+        *(tmp_path / "oracle", "iterations=1", "inner.steps=0", "evaluation.steps=0"),
+        "problem.observe_task=true",
+    )
+    assert runs.find_checkpoint(oracle)[0].tensors["theta/layers.0.weight"].shape == (6, 3)
+    beside = [f"--reference={each}" for each in (oracle, pretrained, "random")]
+    assert evaluate([str(run), *beside]) == 0
+    found = json.loads((run / "evaluation" / "adaptation.json").read_text())
+    steps = {name: curve["steps"] for name, curve in found["references"].items()}
+    assert steps == {"oracle": [0], "pretrained": [0, 1, 2], "random": [0, 1, 2]}
+    assert all(curve["tasks"] == found["tasks"] for curve in found["references"].values())
+    assert evaluate([str(oracle)]) == 0
+    assert (oracle / "evaluation" / "examples.png").stat().st_size > 10_000
+
+
+def test_curves_have_no_episodes(tmp_path, capsys):
     run = run_of(tmp_path, "iterations=1")
     assert evaluate([str(run), "--render"]) == 2
     assert "no episodes to film" in capsys.readouterr().err
+    assert evaluate([str(run), "--episodes", "3"]) == 2
+    assert "is measured on queries, not on episodes; use --queries." in capsys.readouterr().err
     assert not (run / "evaluation").exists()
 
 
@@ -115,13 +137,17 @@ def test_normalisation_by_the_batch_is_said_to_be_transductive(tmp_path):
     assert "not transductive" in config.load(CONFIG).protocol
 
 
-def test_an_exploded_task_is_counted_and_does_not_hide_the_median(tmp_path):
+def test_an_exploded_task_is_counted_and_does_not_hide_the_median(tmp_path, capsys):
     run = run_of(tmp_path, "iterations=1", "evaluation.every=0")
     # So large a rate that the error leaves float32 after a few steps.
+    capsys.readouterr()
     assert evaluate([str(run), "--lr", ",".join(["1e9"] * 6)]) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (last,) = (cells for cells in table if cells[0] == "6")
+    assert last[-4:] == ["nan", "nan", "nan", "5"]
     found = json.loads((run / "evaluation" / "adaptation.json").read_text())
-    assert found["not finite"][0] == 0
-    assert found["not finite"][-1] == 5
+    assert found["not_finite"][0] == 0
+    assert found["not_finite"][-1] == 5
     assert found["mean_mse"][-1] is None
     assert found["median"][0] is not None
 

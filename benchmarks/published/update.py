@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from metarl.functional.objectives import Linearisation, Objective
 from metarl.functional.params import flatten, unflatten
 from metarl.functional.tasks import count_tasks, take
 from metarl.functional.trpo import TrustRegion
+
+Distribution = Callable[[Params, Tensor], Any]
+"""``(parameters, obs [..., O]) ->`` that of the actions."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
 
@@ -42,6 +46,31 @@ def mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum()
 
 
+def adapted(
+    distribution: Distribution, params: Params, support: Episodes, lr: float, create_graph: bool
+) -> Params:
+    """One inner step on the likelihood ratio's loss (``lvc``)."""
+    log_prob = distribution(params, support.obs).log_prob(support.actions)
+    ratio = torch.exp(log_prob - log_prob.detach())
+    loss = -mean(ratio * support.advantages, support.mask)
+    gradient = torch.autograd.grad(loss, list(params.values()), create_graph=create_graph)
+    return {
+        name: value - lr * slope
+        for (name, value), slope in zip(params.items(), gradient, strict=True)
+    }
+
+
+def task_outcome(distribution: Distribution, params: Params, query: Episodes) -> Outcome:
+    """Surrogate of one adapted policy, and its KL from the one that collected the query."""
+    new = distribution(params, query.obs)
+    spread = query.log_std.exp().expand_as(query.mean)
+    old = Independent(Normal(query.mean, spread, validate_args=False), 1, validate_args=False)
+    ratio = torch.exp(new.log_prob(query.actions) - old.log_prob(query.actions))
+    return Outcome(
+        -mean(ratio * query.advantages, query.mask), mean(kl_divergence(old, new), query.mask)
+    )
+
+
 def objective(
     batch: MetaBatch[Episodes], like: Params, lr: float, activation: str, min_log_std: float
 ) -> Objective:
@@ -50,39 +79,23 @@ def objective(
     Args:
         batch: episodes of M tasks.
         like: names and shapes of θ.
-        lr: inner rate; the inner loss is the likelihood ratio's (``lvc``).
+        lr: inner rate.
         activation: ``relu`` or ``tanh``.
         min_log_std: lower bound of log σ.
     """
-    count = count_tasks(batch)
-    tasks = [take(batch, task) for task in range(count)]
-
-    def adapted(params: Params, support: Episodes, create_graph: bool) -> Params:
-        log_prob = act(params, support.obs, activation, min_log_std).log_prob(support.actions)
-        ratio = torch.exp(log_prob - log_prob.detach())
-        loss = -mean(ratio * support.advantages, support.mask)
-        gradient = torch.autograd.grad(loss, list(params.values()), create_graph=create_graph)
-        return {
-            name: value - lr * slope
-            for (name, value), slope in zip(params.items(), gradient, strict=True)
-        }
+    tasks = [take(batch, task) for task in range(count_tasks(batch))]
+    distribution = partial(act, activation=activation, min_log_std=min_log_std)
 
     def outcome(theta: Params, create_graph: bool) -> Outcome:
-        losses, divergences = [], []
+        found = []
         for support, query in tasks:
             params = theta
             with torch.enable_grad():
                 for episodes in support:
-                    params = adapted(params, episodes, create_graph)
+                    params = adapted(distribution, params, episodes, lr, create_graph)
             with torch.set_grad_enabled(create_graph):
-                new = act(params, query.obs, activation, min_log_std)
-                spread = query.log_std.exp().expand_as(query.mean)
-                old = Independent(
-                    Normal(query.mean, spread, validate_args=False), 1, validate_args=False
-                )
-                ratio = torch.exp(new.log_prob(query.actions) - old.log_prob(query.actions))
-                losses.append(-mean(ratio * query.advantages, query.mask))
-                divergences.append(mean(kl_divergence(old, new), query.mask))
+                found.append(task_outcome(distribution, params, query))
+        losses, divergences, _ = zip(*found, strict=True)
         return Outcome(torch.stack(losses).mean(), torch.stack(divergences).mean())
 
     def leaves(vector: Tensor) -> Params:

@@ -20,10 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.datasets import cache, locating
+from metarl.datasets.locating import NotFoundError
 from metarl.datasets.sets import SETS, SPLITS, ImageSet
 from metarl.datasets.trees import DatasetError
 
-__all__ = ["ClassImages", "DatasetError", "load", "located", "side"]
+__all__ = [
+    "SETS",
+    "ClassImages",
+    "DatasetError",
+    "NotFoundError",
+    "cached",
+    "load",
+    "located",
+    "side",
+]
 
 SPLIT_NAMES = (*SPLITS, "train+val")
 MAX_IMAGE_SIZE = 512
@@ -72,6 +82,16 @@ def load(
         starts=starts - starts[0],
         names=tuple(class_name for class_name, _ in members[first:last]),
     )
+
+
+def cached(name: str, root: str | Path | None = None, image_size: int | None = None) -> bool:
+    """Whether `load` finds a cache that it can use; none is built.
+
+    Raises:
+        DatasetError: the set is not there.
+    """
+    place = located(name, root)
+    return cache.usable(place, side(place.image_set, image_size))[0] is not None
 
 
 def located(name: str, root: str | Path | None = None) -> locating.Located:

@@ -80,8 +80,8 @@ def locate(image_set: ImageSet, root: str | Path | None = None) -> Located:
         looked.append(f"{place} ({name}{missing})")
     raise NotFoundError(
         f"{image_set.name}: not found in {' or '.join(looked) or 'any place, as there is no home'}; "
-        f"expected is {image_set.expected}; put it there, or name its folder by problem.data, "
-        "--data or $METARL_DATA."
+        f"expected is {image_set.expected}; put it there, or name its folder by $METARL_DATA, by "
+        "problem.data of a configuration, or by --data of python -m metarl.datasets."
     )
 
 

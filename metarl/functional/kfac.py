@@ -20,8 +20,9 @@ from metarl.data import Params
 from metarl.functional.gaussian_mlp import Architecture, Forward, log_std
 from metarl.functional.params import flatten, unflatten
 
-STRIDE = 10
-"""The factors are averages over states: every tenth state is enough for an approximation."""
+STRIDE = 11
+"""The factors are averages over states: every eleventh is enough for an approximation. The states of an episode follow
+one another, so a stride that divides the horizon would take the same time steps of every episode."""
 
 
 class Factors(NamedTuple):

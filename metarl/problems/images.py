@@ -48,11 +48,13 @@ class Episodes(NamedTuple):
         ways: N, classes of a task.
         shots: K, support examples of each class.
         queries: query examples of each class while training.
+        evaluated: query examples of each class in evaluation; None: as in training.
     """
 
     ways: int
     shots: int
     queries: int
+    evaluated: int | None = None
 
 
 class FewShotImages:
@@ -80,8 +82,8 @@ class FewShotImages:
         self.input_shape = self.splits["train"].images.shape[1:]
         counts = [len(split.names) for split in self.splits.values()]
         self._first = dict(zip(self.splits, itertools.accumulate([0, *counts]), strict=False))
-        for split in self.splits.values():
-            self._check(split, episodes.queries)
+        for split in self.splits:
+            self._check(split)
 
     def sample_tasks(
         self, count: int, rng: np.random.Generator, split: Split = "train"
@@ -99,9 +101,7 @@ class FewShotImages:
         self, tasks: np.ndarray, queries: int, key: Key, draw: int = 0
     ) -> tuple[Examples, Examples]:
         """Support ``[M, N·K, C, H, W]`` and query ``[M, N·queries, C, H, W]``, class by class; labels 0 to N − 1."""
-        ways, shots, _ = self.episodes
-        for split in self.splits.values():
-            self._check(split, queries)
+        ways, shots = self.episodes.ways, self.episodes.shots
         pixels = np.empty((len(tasks), ways, shots + queries, *self.input_shape), np.uint8)
         for index, (task, row) in enumerate(zip(pixels, tasks.astype(np.int64), strict=True)):
             rng = key.generator(draw, index)
@@ -122,17 +122,20 @@ class FewShotImages:
         start, end = split.starts[index : index + 2]
         return split.images[start + rng.choice(end - start, count, replace=False)]
 
-    def _check(self, split: ClassImages, queries: int) -> None:
-        ways, shots, _ = self.episodes
+    def _check(self, name: Split) -> None:
+        """Whether every task of a split, with as many queries as it may be asked for, can be drawn."""
+        ways, shots, queries, evaluated = self.episodes
+        split, key = self.splits[name], "problem.queries"
+        if name != "train" and evaluated is not None:
+            queries, key = evaluated, "evaluation.queries"
         if len(split.names) < ways:
             raise UnusableImagesError(
-                f"a task has {ways} classes, but there are only {len(split.names)}; lower "
-                "problem.ways."
+                f"problem.ways is {ways}, but for {name} there are only {len(split.names)} classes; "
+                "lower it."
             )
         sizes = np.diff(split.starts)
         if (smallest := int(sizes.min())) < shots + queries:
-            name = split.names[int(sizes.argmin())]
             raise UnusableImagesError(
-                f"class {name} has {smallest} images, too few for {shots} shots and {queries} "
-                "queries; lower one of them."
+                f"{key} is {queries}, but class {split.names[int(sizes.argmin())]} ({name}) has "
+                f"{smallest} images, of which problem.shots takes {shots}; lower one of them."
             )

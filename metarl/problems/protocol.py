@@ -110,7 +110,18 @@ class Problem(Protocol):
         key: Key,
         /,
     ) -> np.ndarray:
-        """``measure`` of each task after 0, 1, ... steps, ``[steps + 1, M]``, on ``amount`` data of each."""
+        """``measure`` of each task after 0, 1, ... gradient steps.
+
+        Args:
+            meta: what was learned.
+            tasks: held-out tasks, ``[M, D]``.
+            rates: α of each step, or the learned rates.
+            amount: of data of each task: episodes, or queries (of each class); None: as in training.
+            key: names the random numbers.
+
+        Returns:
+            ``[steps + 1, M]``.
+        """
         ...
 
     def examples_figure(

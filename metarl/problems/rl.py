@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -23,6 +21,7 @@ from metarl.functional.tasks import Mapper, chunks, over_tasks, take
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems.credit import Collected, Sampling, credit
 from metarl.problems.environments import EnvironmentFamily
+from metarl.problems.modules import PerThread
 from metarl.problems.protocol import LearnRates, Split, Variant, initial_rates
 from metarl.sampler import Sampler
 from metarl.seeding import Key
@@ -85,7 +84,7 @@ class RLProblem:
             self.arch = Architecture(depth, activation, self.policy.min_log_std)
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.mapper: Mapper = self.pool.map if self.pool else map
-        self._local = threading.local()
+        self._own_policy = PerThread(self.policy)
         self._samplers: dict[tuple[int, int], Sampler] = {}
 
     def initial_meta(self, rng: np.random.Generator) -> Meta:
@@ -171,18 +170,7 @@ class RLProblem:
         episodes: int | None,
         key: Key,
     ) -> np.ndarray:
-        """Mean undiscounted return of each task after 0, 1, ... gradient steps, fresh data at each.
-
-        Args:
-            meta: what was learned.
-            tasks: held-out tasks, ``[M, D]``.
-            rates: α of each step, or the learned rates.
-            episodes: N; None: as in training.
-            key: names the random numbers.
-
-        Returns:
-            ``[steps + 1, M]``.
-        """
+        """Mean undiscounted return of each task after each step, on ``episodes`` fresh episodes; see `Problem`."""
         params, curve = owned(for_tasks(meta.theta, len(tasks))), []
         for step in range(len(rates) + 1):
             collected = self.wave(params, tasks, key, step, episodes or self.sampling.episodes)
@@ -213,10 +201,7 @@ class RLProblem:
         return self.make_policy(*sizes, torch.Generator().manual_seed(seed))
 
     def _act(self, params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
-        # functional_call exchanges the module's parameters while it runs: each thread needs its own.
-        if not hasattr(self._local, "policy"):
-            self._local.policy = copy.deepcopy(self.policy)
-        return torch.func.functional_call(self._local.policy, params, (obs,))
+        return torch.func.functional_call(self._own_policy(), params, (obs,))
 
     def _task_objective(self, variant: Variant, update: InnerUpdate) -> TaskObjective:
         arguments = self._act, self.estimator, update

@@ -20,12 +20,14 @@ class Sinusoid:
     Args:
         shots: K, points of the support.
         queries: points of the query while training.
+        observe_task: the network reads (x, A, φ), which makes it the oracle of figures 2 and 3.
     """
 
-    input_shape, outputs, loss, interval = (1,), 1, "mse", X
+    outputs, loss, interval = 1, "mse", X
 
-    def __init__(self, shots: int, queries: int) -> None:
-        self.shots, self.queries = shots, queries
+    def __init__(self, shots: int, queries: int, observe_task: bool = False) -> None:
+        self.shots, self.queries, self.observe_task = shots, queries, observe_task
+        self.input_shape: tuple[int, ...] = (3,) if observe_task else (1,)
 
     def sample_tasks(
         self, count: int, rng: np.random.Generator, split: Split = "train"
@@ -37,11 +39,12 @@ class Sinusoid:
     def examples(
         self, tasks: np.ndarray, queries: int, key: Key, draw: int = 0
     ) -> tuple[Examples, Examples]:
-        """Support ``[M, shots, 1]`` and query ``[M, queries, 1]``."""
+        """Support ``[M, shots, I]`` and query ``[M, queries, I]``, I as in :meth:`inputs`; labels ``[M, ..., 1]``."""
         # Row by row from one stream: what a task gets does not depend on how many follow it.
         x = key.generator(draw).uniform(*X, (len(tasks), self.shots + queries, 1))
-        y = self.truth(tasks, x)
-        both = Examples(torch.from_numpy(x).float(), torch.from_numpy(y).float())
+        both = [
+            torch.from_numpy(each).float() for each in (self.inputs(tasks, x), self.truth(tasks, x))
+        ]
         first, rest = (
             Examples(*(each[:, part] for each in both))
             for part in (slice(self.shots), slice(self.shots, None))
@@ -52,3 +55,10 @@ class Sinusoid:
         """The curves without noise: ``[M, 2]``, ``[M, N, 1] -> [M, N, 1]``."""
         amplitude, phase = tasks[:, None, :1], tasks[:, None, 1:]
         return amplitude * np.sin(x - phase)
+
+    def inputs(self, tasks: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """What the network reads at x: x, and the task where it is observed; ``[M, N, 1] -> [M, N, 1 or 3]``."""
+        if not self.observe_task:
+            return x
+        told = np.broadcast_to(tasks[:, None], (*x.shape[:2], tasks.shape[1]))
+        return np.concatenate([x, told], axis=2)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from metarl.functional.losses import LOSSES
 from metarl.functional.objectives import Objective
 from metarl.functional.params import for_tasks
 from metarl.functional.tasks import Mapper, chunks, take
+from metarl.problems.modules import PerThread
 from metarl.problems.protocol import LearnRates, Split, Variant, initial_rates
 from metarl.seeding import Key
 
@@ -67,6 +66,10 @@ class Curves(Protocol):
 
     def truth(self, tasks: np.ndarray, x: np.ndarray) -> np.ndarray:
         """``[M, D]``, ``[M, N, 1] -> [M, N, 1]``."""
+        ...
+
+    def inputs(self, tasks: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """What the network reads at x, ``[M, N, I]``: x first, then what it is told of the task."""
         ...
 
 
@@ -130,7 +133,7 @@ class SupervisedProblem:
         self.tasks_at_once = 1 if by_one else tasks_at_once
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.mapper: Mapper = self.pool.map if self.pool else map
-        self._local = threading.local()
+        self._own_network = PerThread(self.network)
 
     def initial_meta(self, rng: np.random.Generator) -> Meta:
         """The network's initial parameters, repeated for the steps that have their own; initial rates."""
@@ -186,15 +189,7 @@ class SupervisedProblem:
         queries: int | None,
         key: Key,
     ) -> np.ndarray:
-        """``measure`` on the query of each task after 0, 1, ... steps on its support, ``[steps + 1, M]``.
-
-        Args:
-            meta: what was learned.
-            tasks: held-out tasks, ``[M, D]``.
-            rates: α of each step, or the learned rates.
-            queries: of each task (and class); None: as in training.
-            key: names the random numbers.
-        """
+        """``measure`` on ``queries`` of each task (and class) after each step on one support; see `Problem`."""
         batch = self._examples(tasks, queries or self.source.queries, key)
 
         def curve(part: slice) -> Tensor:
@@ -228,14 +223,14 @@ class SupervisedProblem:
 
         tasks = tasks[:DRAWN]
         x = np.linspace(*self.source.interval, 201)
+        stacked = np.tile(x[:, None], (len(tasks), 1, 1))
         support = self._examples(tasks, 0, key)[0]
-        grid = torch.as_tensor(x, dtype=support.x.dtype, device=self.device)
-        stacked = grid.reshape(1, -1, 1).expand(len(tasks), -1, 1)
-        predictions = self.predictions(meta, support, stacked, rates)
-        truth = self.source.truth(tasks, np.broadcast_to(x[:, None], (len(tasks), len(x), 1)))
+        inputs = torch.as_tensor(self.source.inputs(tasks, stacked)).to(support.x)
+        predictions = self.predictions(meta, support, inputs, rates)
+        truth = self.source.truth(tasks, stacked)
         steps = sorted({0, min(1, len(rates)), len(rates)})
         drawn = {step: predictions[step].squeeze(-1).cpu().numpy() for step in steps}
-        points = [each.squeeze(-1).cpu().numpy() for each in support]
+        points = [each[..., 0].cpu().numpy() for each in support]
         return regression_figure(
             [
                 Panel(
@@ -269,10 +264,7 @@ class SupervisedProblem:
 
     def _apply(self, params: Params, x: Tensor) -> Tensor:
         """C networks at once: ``[C, *shape]``, ``[C, N, ...] -> [C, N, ...]``."""
-        # functional_call exchanges the module's parameters while it runs: each thread needs its own.
-        if not hasattr(self._local, "network"):
-            self._local.network = copy.deepcopy(self.network)
-        network = self._local.network
+        network: Any = self._own_network()
         if hasattr(network, "stacked"):
             return network.stacked(params, x)
         if len(x) == 1:

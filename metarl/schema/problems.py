@@ -86,6 +86,8 @@ class Sinusoid(Section):
     """Points K of the support."""
     queries: Count | None = None
     """Points of the query while training; null: as many as the support has."""
+    observe_task: bool = False
+    """The network reads amplitude and phase beside x: the oracle that adaptation is compared with."""
 
     @property
     def measure(self) -> str:
@@ -130,7 +132,7 @@ class Images(Section):
     """Which images."""
     data: Name | None = None
     """Folder that holds them; null: $METARL_DATA, else ~/.cache/metarl."""
-    image_size: Count | None = None
+    image_size: Annotated[int, Field(ge=1, le=512)] | None = None
     """Side in pixels; null: 28 for omniglot, 84 for mini-imagenet."""
     ways: Annotated[int, Field(ge=2)]
     """Classes N of a task."""

@@ -108,7 +108,7 @@ def test_progress_is_a_line_now_and_then_or_one_that_is_drawn_anew(stream, shown
 
 @pytest.mark.data
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(REAL is None, reason="METARL_DATA names no folder")
+@pytest.mark.skipif(not REAL, reason="METARL_DATA names no folder")
 @pytest.mark.parametrize(
     ("real", "classes", "images"),
     [(OMNIGLOT, (1100, 100, 423), (22000, 2000, 8460)), (MINI_IMAGENET, (64, 16, 20), None)],

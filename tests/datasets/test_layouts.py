@@ -197,7 +197,7 @@ def test_a_set_that_is_nowhere_names_every_place_and_what_to_do(tmp_path, monkey
     )
     assert f"{tmp_path}/home/.cache/metarl (the usual place, which is no folder)" in said
     assert "<alphabet>/<character>/<drawing>.png" in said
-    assert "problem.data" in said
+    assert "by $METARL_DATA, by problem.data of a configuration, or by --data of python -m" in said
     with pytest.raises(DatasetError, match=rf"not found in {tmp_path}/else \(the folder asked for"):
         datasets.load("mini-imagenet", "train", tmp_path / "else")
 

@@ -28,7 +28,7 @@ PRELOADED = (
     "metarl.building",
     "metarl.evaluate",
     "metarl.figures",
-    "metarl.nonfinite",
+    "metarl.guard",
     "metarl.outer",
     "metarl.problems.rl",
     "metarl.runs",

@@ -94,3 +94,10 @@ def test_the_factors_of_chunks_add_up_to_those_of_all_tasks(case):
     parts = kfac.preconditioner(ARCH, [part(slice(i, i + 1)) for i in range(TASKS)], like, 0.1)
     vector = support.normal(41, flatten(like).numel())
     support.close(parts(vector), whole(vector), 1e-12)
+
+
+@pytest.mark.parametrize(("episodes", "horizon"), [(20, 200), (20, 100)])
+def test_the_states_that_are_used_are_of_every_time_step(episodes, horizon):
+    """Those of a task stand one episode after another."""
+    used = torch.arange(episodes * horizon)[:: kfac.STRIDE] % horizon
+    assert len(used.unique()) == horizon

@@ -39,8 +39,8 @@ SPLITS = {
 }
 
 
-def source(ways=3, shots=2, queries=3, **settings):
-    return FewShotImages(SPLITS, Episodes(ways, shots, queries), **settings)
+def source(ways=3, shots=2, queries=3, evaluated=None, **settings):
+    return FewShotImages(SPLITS, Episodes(ways, shots, queries, evaluated), **settings)
 
 
 def content(part):
@@ -105,11 +105,20 @@ def test_what_a_task_gets_depends_on_its_place_the_key_and_the_draw():
 
 
 def test_too_few_classes_or_images_are_named():
-    with pytest.raises(ValueError, match=r"4 classes, but there are only 3; lower problem\.ways"):
+    with pytest.raises(ValueError, match=r"problem\.ways is 4, but for validation .* only 3"):
         source(ways=4)
-    with pytest.raises(ValueError, match=r"c0 has 5 images, too few for 2 shots and 4"):
+    with pytest.raises(ValueError, match=r"problem\.queries is 4, but class c0 \(train\) has 5"):
         source(queries=4)
-    problem = source()
-    tasks = problem.sample_tasks(1, np.random.default_rng(0))
-    with pytest.raises(ValueError, match=r"too few for 2 shots and 9"):
-        problem.examples(tasks, 9, KEY)
+
+
+def test_queries_of_evaluation_are_checked_before_anything_is_trained():
+    """Training's classes have 5 images or more, validation's 5 too: one of them is left without a fourth query."""
+    said = (
+        r"evaluation\.queries is 4, but class c4 \(validation\) has 5 images, of which .* takes 2"
+    )
+    with pytest.raises(ValueError, match=said):
+        source(evaluated=4)
+    few = {name: split(0, [9] * 3) for name in ("validation", "test")} | {"train": SPLITS["train"]}
+    made = FewShotImages(few, Episodes(3, 2, 3, evaluated=7))
+    tasks = made.sample_tasks(2, np.random.default_rng(0), "test")
+    assert made.examples(tasks, 7, KEY)[1].x.shape[1] == 21

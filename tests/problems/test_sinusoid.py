@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from metarl.problems.sinusoid import Sinusoid
@@ -41,6 +42,17 @@ def test_what_a_task_gets_depends_on_its_place_the_key_and_the_draw():
         whole[[1, 2, 0]],
     ]
     assert all((whole != other).all() for other in others)
+
+
+def test_the_oracle_reads_amplitude_and_phase_beside_the_same_points():
+    plain, told = Sinusoid(4, 6), Sinusoid(4, 6, observe_task=True)
+    assert (plain.input_shape, told.input_shape) == ((1,), (3,))
+    tasks = plain.sample_tasks(3, np.random.default_rng(1))
+    for one, other in zip(plain.examples(tasks, 6, KEY), told.examples(tasks, 6, KEY), strict=True):
+        assert torch.equal(other.x[..., :1], one.x)
+        assert torch.equal(other.y, one.y)
+        expected = torch.from_numpy(tasks).float()[:, None].expand(-1, one.x.shape[1], 2)
+        assert torch.equal(other.x[..., 1:], expected)
 
 
 @pytest.mark.parametrize("queries", [0, 1, 100])

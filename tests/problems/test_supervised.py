@@ -246,4 +246,33 @@ def test_the_picture_shows_truth_support_and_predictions():
         at = torch.tensor(x).float()[:, None]
         before = torch.func.functional_call(made.network, meta.theta, (at,)).detach()
         np.testing.assert_allclose(lines["before adaptation"][:, 1], before[:, 0], atol=1e-5)
-    assert problem(source=Lines()).examples_figure(meta, tasks, (LR,), KEY) is None
+
+
+def test_the_picture_of_the_oracle_is_of_what_it_is_told():
+    """Of all lines A x, one that reads A·x off its inputs (x, A, φ) is drawn where A·x is."""
+
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, inputs):
+            return self.scale * inputs[..., :1] * inputs[..., 1:2]
+
+    source = Sinusoid(4, 5, observe_task=True)
+    made = problem(steps=0, network=lambda _: Product(), source=source)
+    meta, tasks, _ = drawn(made, 2)
+    figure = made.examples_figure(meta, tasks, (), KEY)
+    for task, axes in zip(tasks, figure.axes, strict=True):
+        lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+        assert set(lines) == {"truth", "support", "before adaptation"}
+        x, y = lines["before adaptation"].T
+        np.testing.assert_allclose(y, task[0] * x, rtol=1e-6)
+        x, y = lines["support"].T
+        np.testing.assert_allclose(y, task[0] * np.sin(x - task[1]), atol=1e-5)
+
+
+def test_what_is_no_curve_has_no_picture():
+    made = problem(source=Lines())
+    meta, tasks, _ = drawn(made)
+    assert made.examples_figure(meta, tasks, (LR,), KEY) is None

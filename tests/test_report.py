@@ -1,0 +1,46 @@
+"""The table and the JSON of an evaluation: their names, and what stands where there is no number."""
+
+import numpy as np
+import pytest
+
+from metarl.curves import Curve
+from metarl.published import Row
+from metarl.report import Report, table, to_json
+
+VALUES = np.array([[1.0, 3.0, 8.0], [2.0, np.nan, 4.0], [0.5, 0.5, 0.5]])
+
+
+def report(measure, values=VALUES, **others):
+    tasks = np.zeros((values.shape[1], 1))
+    curve = Curve("X", measure, 7, 1, 2, (0.1,) * (len(values) - 1), tasks, values)
+    return Report("run", curve, {}, **others)
+
+
+def test_a_nan_is_printed_and_what_is_not_published_is_not():
+    rows = (Row("MAML", (float("nan"), 0.25)),)
+    header, cells = table(report("mse", published=rows))
+    assert header == [
+        *("step", "rate", "mean mse", "± 95 %", "median", "not finite", "MAML, Finn et al. 2017")
+    ]
+    # Deviations −3, −1, 4 of 4: variance 13, and 1.96 · sqrt(13 / 3) = 4.080.
+    assert cells == [
+        ["0", "", "4.000", "4.080", "3.000", "0", ""],
+        ["1", "0.1", "nan", "nan", "nan", "1", "0.250"],
+        ["2", "0.1", "0.500", "0.000", "0.500", "0", ""],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("measure", "names"),
+    [
+        ("return", {"standard_error", "episodes"}),
+        ("accuracy", {"standard_error", "half_interval_95", "queries"}),
+        ("mse", {"standard_error", "half_interval_95", "median", "not_finite", "queries"}),
+    ],
+)
+def test_the_names_in_the_file_are_those_of_the_problem(measure, names):
+    found = to_json(report(measure))
+    always = {"run", "environment", "iteration", "seed", "protocol", "references", "published"}
+    always |= {"settings", "versions", "steps", "tasks", "rates"}
+    assert found.keys() == always | names | {f"mean_{measure}", f"per_task_{measure}"}
+    assert found[f"mean_{measure}"] == [4.0, None, 0.5]
