@@ -257,8 +257,9 @@ def evaluate(training: Training, run: Any, metrics: dict[str, float], display: A
     if (drawn := examples_figure(training.problem, training.meta, settings, curve)) is not None:
         run.figure("examples", drawn, training.iteration)
     shown = ", ".join(map(curve.kind.text, curve.mean_return))
+    steps = " after 0.. steps" if len(names) > 1 else ""
     display.note(
-        f"iteration {training.iteration}: {measure} after 0.. steps on validation tasks: {shown}"
+        f"iteration {training.iteration}: {measure}{steps} on validation tasks: {shown}"
     )
     after = curve.mean_return[min(settings.inner.steps, len(curve.mean_return) - 1)]
     return float(after if curve.kind.higher_is_better else -after)

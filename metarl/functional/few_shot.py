@@ -107,10 +107,10 @@ def post_update(rule: Rule, weights: list[float]) -> Callable[[Meta, MetaBatch[E
                 predictions = rule.predict(params, part.query.x, step)
                 losses = rule.loss.loss(predictions, part.query.y)
             if step == 0:
-                measures = _measures(rule, predictions, part.query, losses, "pre")
+                measures = measured(rule.loss, predictions, part.query, losses, "pre")
             if weights[step] > 0.0:
                 found.append(weights[step] * losses)
-        measures |= _measures(rule, predictions, part.query, losses, "post")
+        measures |= measured(rule.loss, predictions, part.query, losses, "post")
         return Outcome(torch.stack(found).sum(0), torch.zeros_like(losses), measures)
 
     return objective
@@ -133,7 +133,7 @@ def reptile(rule: Rule) -> Callable[[Meta, MetaBatch[Examples]], Outcome]:
             for step, name in ((0, "pre"), (len(path) - 1, "post")):
                 predictions = rule.predict(path[step], part.query.x, step)
                 losses = rule.loss.loss(predictions, part.query.y)
-                measures |= _measures(rule, predictions, part.query, losses, name)
+                measures |= measured(rule.loss, predictions, part.query, losses, name)
         gaps = [(meta.theta[name] - path[-1][name]).flatten(1) for name in meta.theta]
         return Outcome(
             0.5 * torch.cat(gaps, dim=1).square().sum(-1), torch.zeros_like(losses), measures
@@ -142,10 +142,11 @@ def reptile(rule: Rule) -> Callable[[Meta, MetaBatch[Examples]], Outcome]:
     return objective
 
 
-def _measures(
-    rule: Rule, predictions: Tensor, query: Examples, losses: Tensor, when: str
+def measured(
+    loss: Loss, predictions: Tensor, query: Examples, losses: Tensor, when: str
 ) -> dict[str, Tensor]:
+    """What is logged of the predictions before (``pre``) or after (``post``) the support is seen, by tag: ``[C]``."""
     found = {f"loss/{when}": losses.detach()}
-    if rule.loss.score is not rule.loss.loss:
-        found[f"{rule.loss.measure}/{when}"] = rule.loss.score(predictions.detach(), query.y)
+    if loss.score is not loss.loss:
+        found[f"{loss.measure}/{when}"] = loss.score(predictions.detach(), query.y)
     return found

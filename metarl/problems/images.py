@@ -48,11 +48,17 @@ class Episodes(NamedTuple):
         ways: N, classes of a task.
         shots: K, support examples of each class.
         queries: query examples of each class while training.
+        train_ways: classes of a task while training; None: as ever.
     """
 
     ways: int
     shots: int
     queries: int
+    train_ways: int | None = None
+
+    def of(self, split: Split) -> int:
+        """Classes of a task of a split."""
+        return self.train_ways if split == "train" and self.train_ways else self.ways
 
 
 class FewShotImages:
@@ -80,18 +86,16 @@ class FewShotImages:
         self.input_shape = self.splits["train"].images.shape[1:]
         counts = [len(split.names) for split in self.splits.values()]
         self._first = dict(zip(self.splits, itertools.accumulate([0, *counts]), strict=False))
-        for split in self.splits.values():
+        for split in self.splits:
             self._check(split, episodes.queries)
 
     def sample_tasks(
         self, count: int, rng: np.random.Generator, split: Split = "train"
     ) -> np.ndarray:
         """``count`` rows of N classes and N turns, ``[count, 2N]``; no class stands twice in a task."""
-        turns = TURNS if self.rotated and split == "train" else 1
-        total = turns * len(self.splits[split].names)
-        drawn = np.stack(
-            [rng.choice(total, self.episodes.ways, replace=False) for _ in range(count)]
-        )
+        turns = self._turns(split)
+        total, ways = turns * len(self.splits[split].names), self.episodes.of(split)
+        drawn = np.stack([rng.choice(total, ways, replace=False) for _ in range(count)])
         classes = self._first[split] + drawn // turns
         return np.concatenate([classes, drawn % turns], axis=1).astype(np.float64)
 
@@ -99,8 +103,8 @@ class FewShotImages:
         self, tasks: np.ndarray, queries: int, key: Key, draw: int = 0
     ) -> tuple[Examples, Examples]:
         """Support ``[M, N·K, C, H, W]`` and query ``[M, N·queries, C, H, W]``, class by class; labels 0 to N − 1."""
-        ways, shots, _ = self.episodes
-        for split in self.splits.values():
+        ways, shots = tasks.shape[1] // 2, self.episodes.shots
+        for split in self.splits:
             self._check(split, queries)
         pixels = np.empty((len(tasks), ways, shots + queries, *self.input_shape), np.uint8)
         for index, (task, row) in enumerate(zip(pixels, tasks.astype(np.int64), strict=True)):
@@ -115,6 +119,19 @@ class FewShotImages:
         )
         return support, query
 
+    @property
+    def train_classes(self) -> int:
+        """All classes of training, turned ones included."""
+        return self._turns("train") * len(self.splits["train"].names)
+
+    def class_numbers(self, tasks: np.ndarray) -> np.ndarray:
+        """Of the classes of training tasks, among all of them: ``[M, 2N] -> [M, N]``."""
+        classes, turns = np.split(tasks.astype(np.int64), 2, axis=1)
+        return (classes - self._first["train"]) * self._turns("train") + turns
+
+    def _turns(self, split: Split) -> int:
+        return TURNS if self.rotated and split == "train" else 1
+
     def _draw(self, number: int, count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Different images of a class, in random order."""
         name = max((first, name) for name, first in self._first.items() if first <= number)[1]
@@ -122,16 +139,16 @@ class FewShotImages:
         start, end = split.starts[index : index + 2]
         return split.images[start + rng.choice(end - start, count, replace=False)]
 
-    def _check(self, split: ClassImages, queries: int) -> None:
-        ways, shots, _ = self.episodes
-        if len(split.names) < ways:
+    def _check(self, split: Split, queries: int) -> None:
+        ways, shots, images = self.episodes.of(split), self.episodes.shots, self.splits[split]
+        if (count := self._turns(split) * len(images.names)) < ways:
+            key = "ways" if ways == self.episodes.ways else "train_ways"
             raise UnusableImagesError(
-                f"a task has {ways} classes, but there are only {len(split.names)}; lower "
-                "problem.ways."
+                f"a task has {ways} classes, but there are only {count}; lower problem.{key}."
             )
-        sizes = np.diff(split.starts)
+        sizes = np.diff(images.starts)
         if (smallest := int(sizes.min())) < shots + queries:
-            name = split.names[int(sizes.argmin())]
+            name = images.names[int(sizes.argmin())]
             raise UnusableImagesError(
                 f"class {name} has {smallest} images, too few for {shots} shots and {queries} "
                 "queries; lower one of them."
