@@ -258,9 +258,7 @@ def evaluate(training: Training, run: Any, metrics: dict[str, float], display: A
         run.figure("examples", drawn, training.iteration)
     shown = ", ".join(map(curve.kind.text, curve.mean_return))
     steps = " after 0.. steps" if len(names) > 1 else ""
-    display.note(
-        f"iteration {training.iteration}: {measure}{steps} on validation tasks: {shown}"
-    )
+    display.note(f"iteration {training.iteration}: {measure}{steps} on validation tasks: {shown}")
     after = curve.mean_return[min(settings.inner.steps, len(curve.mean_return) - 1)]
     return float(after if curve.kind.higher_is_better else -after)
 

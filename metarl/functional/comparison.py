@@ -131,9 +131,7 @@ def episodes(
     return objective
 
 
-def joint_classes(
-    network: Network, loss: Loss
-) -> Callable[[Meta, MetaBatch[Examples]], Outcome]:
+def joint_classes(network: Network, loss: Loss) -> Callable[[Meta, MetaBatch[Examples]], Outcome]:
     """The loss of a linear layer on the features that tells all training classes apart, without regard to tasks.
 
     Args:

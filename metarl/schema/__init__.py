@@ -38,8 +38,18 @@ from metarl.schema.output import (
 from metarl.schema.problems import RLProblem, SupervisedProblem
 
 __all__ = [
-    *("PPO", "SGD", "TRPO", "VPG", "Adam", "Comparison", "ComparisonConfig", "Config"),
-    *("ExamplesConfig", "Inner", "RLConfig", "SupervisedConfig"),
+    "PPO",
+    "SGD",
+    "TRPO",
+    "VPG",
+    "Adam",
+    "Comparison",
+    "ComparisonConfig",
+    "Config",
+    "ExamplesConfig",
+    "Inner",
+    "RLConfig",
+    "SupervisedConfig",
 ]
 
 
