@@ -133,7 +133,6 @@ MISTAKES = [
     ("outer.objective=reptile", 'outer.objective is "reptile", but inner.rule adapts no'),
     ("network={kind: gru}", 'network.kind is "gru", but it reads a sequence'),
     ("network={kind: mlp, hidden_sizes: []}", "the hidden layers are the embedding"),
-    ("problem={kind: sinusoid, shots: 5}", 'inner.rule is "prototypical", but it tells classes'),
     ("problem.train_ways=1", "problem.train_ways is 1, but must be at least 2"),
 ]
 
@@ -144,6 +143,11 @@ def test_a_mistake_is_one_sentence(override, said):
         config.load(CONFIG, [override])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_curves_have_no_classes_to_tell_apart():
+    with pytest.raises(config.ConfigError, match=r'inner\.rule is "prototypical", but it tells'):
+        config.load(CONFIG, ["problem={kind: sinusoid, shots: 5}", "network={kind: mlp}"])
 
 
 def test_gradient_steps_have_as_many_classes_in_training_as_ever():

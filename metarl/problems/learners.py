@@ -131,11 +131,11 @@ class JointClasses(NamedTuple):
     """The classes of training, all at once.
 
     Attributes:
-        count: how many.
+        total: how many.
         numbers: of the tasks' classes among them, ``[M, D] -> [M, N]``.
     """
 
-    count: int
+    total: int
     numbers: Callable[[np.ndarray], np.ndarray]
 
 
@@ -158,7 +158,7 @@ class Comparison(NamedTuple):
         """The embedding; pairs whose differences count against them, all alike; no preference among joint classes."""
         like = next(iter(theta.values()))
         if self.joint:
-            weight = like.new_zeros(self.joint.count, self.features)
+            weight = like.new_zeros(self.joint.total, self.features)
         elif METRICS[self.metric].losses:
             weight = like.new_full((1, self.features), -(self.features**-0.5))
         else:
