@@ -18,6 +18,7 @@ from metarl.schema import (
     Config,
     ExamplesConfig,
     Inner,
+    LSTMConfig,
     RLConfig,
     SupervisedConfig,
 )
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from metarl.nets.gaussian_mlp import GaussianMLP
     from metarl.outer import Outer
     from metarl.problems.images import FewShotImages
-    from metarl.problems.learners import Adaptation, Comparison
+    from metarl.problems.learners import Learner
     from metarl.problems.protocol import Problem, Split
     from metarl.problems.sinusoid import Sinusoid
     from metarl.schema.networks import SupervisedNetwork as NetworkSettings
@@ -96,8 +97,10 @@ def _make_supervised(settings: ExamplesConfig, device: str, threads: int) -> Pro
     outputs = None if compares else source.outputs
     make_network = _network(settings.network, source.input_shape, outputs)
     learner = _learner(settings, source, make_network(_any_generator()))
-    # One task's convolutions fill the cache of a core; small matrices are worth stacking.
-    alone = settings.network.kind == "conv" and device == "cpu"
+    # One task's convolutions fill the cache of a core, and a cell has much to remember of every parameter; small
+    # matrices are worth stacking.
+    convolves = settings.network.kind == "conv" and device == "cpu"
+    alone = convolves or isinstance(settings, LSTMConfig)
     tasks_at_once = 1 if alone else COMPARED_AT_ONCE if compares else None
     return SupervisedProblem(
         source, make_network, source.loss, learner, tasks_at_once, device, threads
@@ -106,11 +109,11 @@ def _make_supervised(settings: ExamplesConfig, device: str, threads: int) -> Pro
 
 def _learner(
     settings: ExamplesConfig, source: Sinusoid | FewShotImages, network: nn.Module
-) -> Adaptation | Comparison:
+) -> Learner:
     from metarl.nets.conv import Conv
     from metarl.nets.mlp import MLP
     from metarl.problems.images import FewShotImages
-    from metarl.problems.learners import Adaptation, Comparison, JointClasses
+    from metarl.problems.learners import Adaptation, Comparison, JointClasses, MetaLSTM
 
     if isinstance(settings, ComparisonConfig):
         assert isinstance(source, FewShotImages)
@@ -118,6 +121,8 @@ def _learner(
         rule = settings.inner.rule
         joint = JointClasses(source.train_classes, source.class_numbers)
         return Comparison(rule, network.features, joint if rule == "nearest_neighbour" else None)
+    if isinstance(settings, LSTMConfig):
+        return MetaLSTM(settings.inner.steps, settings.inner.hidden_size)
     assert isinstance(settings, SupervisedConfig)
     inner, names = settings.inner, _names(network)
     per_step = _matching(["norms.*"] * inner.per_step_normalisation, names)

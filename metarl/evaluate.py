@@ -13,7 +13,7 @@ from metarl.building import opened_problem
 from metarl.curves import Curve, aggregate
 from metarl.errors import UserError, run_command
 from metarl.metastate import meta_from_tensors
-from metarl.schema import Comparison, Config, RLConfig
+from metarl.schema import Config, Inner, RLConfig
 from metarl.seeding import Key, Stream, generator
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ def in_steps(meta: Meta, rates: Sequence[float | None]) -> tuple[float | Params,
 def rate_schedule(settings: Config) -> tuple[float | None, ...]:
     """The rate of each gradient step, as configured or by the protocol; None for learned ones."""
     steps = settings.evaluation.steps
-    if isinstance(settings.inner, Comparison):
-        return ()
-    if settings.inner.learn_rates:
+    if not isinstance(settings.inner, Inner) or settings.inner.learn_rates:
         return (None,) * steps
     if settings.evaluation.lr is not None:
         return settings.evaluation.lr
@@ -253,7 +251,7 @@ def _title(path: Path, _: Checkpoint, settings: Config) -> str:
     """What a run is as a reference: one of the paper's, by the paper's word; else its group."""
     if getattr(settings.problem, "observe_task", False):
         return "oracle"
-    if isinstance(settings.inner, Comparison):
+    if not isinstance(settings.inner, Inner):
         return settings.inner.rule
     return "pretrained" if settings.inner.steps == 0 else path.parent.name
 

@@ -109,13 +109,14 @@ def _after(steps: int, name: str, value: float) -> Row:
     return Row(name, (NAN,) * steps + (value,))
 
 
-def _compared(**values: float) -> tuple[Row, ...]:
-    """Results of the learners that compare, by ``inner.rule``."""
+def _others(**values: float) -> tuple[Row, ...]:
+    """Results of the learners without MAML's gradient steps, by ``inner.rule``."""
     sources = {
         "siamese": "Koch et al. 2015",
         "matching": "Vinyals et al. 2016",
         "prototypical": "Snell et al. 2017",
         "nearest_neighbour": "Ravi & Larochelle 2017",
+        "lstm": "Ravi & Larochelle 2017",
     }
     return tuple(Row(name, (value,), source=sources[name]) for name, value in values.items())
 
@@ -128,32 +129,32 @@ _FEW_SHOT: dict[tuple[str, int, int], tuple[Row, ...]] = {
     ("omniglot", 5, 1): (
         _after(3, "MAML", 0.987),
         _after(3, "MAML, no conv", 0.897),
-        *_compared(siamese=0.973, matching=0.981, prototypical=0.988),
+        *_others(siamese=0.973, matching=0.981, prototypical=0.988),
     ),
     ("omniglot", 5, 5): (
         _after(3, "MAML", 0.999),
         _after(3, "MAML, no conv", 0.975),
-        *_compared(siamese=0.984, matching=0.989, prototypical=0.997),
+        *_others(siamese=0.984, matching=0.989, prototypical=0.997),
     ),
     ("omniglot", 20, 1): (
         _after(5, "MAML", 0.958),
-        *_compared(siamese=0.882, matching=0.938, prototypical=0.960),
+        *_others(siamese=0.882, matching=0.938, prototypical=0.960),
     ),
     ("omniglot", 20, 5): (
         _after(5, "MAML", 0.989),
-        *_compared(siamese=0.970, matching=0.985, prototypical=0.989),
+        *_others(siamese=0.970, matching=0.985, prototypical=0.989),
     ),
     ("mini-imagenet", 5, 1): (
         _after(10, "MAML", 0.4870),
-        *_compared(nearest_neighbour=0.4108, matching=0.4356, prototypical=0.4942),
+        *_others(nearest_neighbour=0.4108, matching=0.4356, lstm=0.4344, prototypical=0.4942),
     ),
     ("mini-imagenet", 5, 5): (
         _after(10, "MAML", 0.6311),
-        *_compared(nearest_neighbour=0.5104, matching=0.5531, prototypical=0.6820),
+        *_others(nearest_neighbour=0.5104, matching=0.5531, lstm=0.6060, prototypical=0.6820),
     ),
 }
 """By problem, ways and shots. Source: tables 1 and 2 of the paper; of images after appendix A's steps. Prototypical
-networks are of their own paper; the other learners that compare are as the paper's table 1 quotes them."""
+networks are of their own paper; the other learners are as the paper's table 1 quotes them."""
 
 
 def few_shot(problem: str, ways: int, shots: int) -> tuple[Row, ...]:

@@ -7,7 +7,7 @@ each of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,23 @@ Network = Callable[[Params, Tensor], Tensor]
 
 LEAST_WEIGHT = 0.03
 """Of every step but the last while several count, as a share of an even weight (in the authors' code of MAML++)."""
+
+
+class Adapts(Protocol):
+    """A way to adapt to tasks, step by step."""
+
+    @property
+    def loss(self) -> Loss:
+        """Of support and query."""
+        ...
+
+    def predict(self, params: Params, x: Tensor, step: int) -> Tensor:
+        """The network after ``step`` inner steps."""
+        ...
+
+    def trajectory(self, meta: Meta, part: MetaBatch[Examples]) -> Iterator[Params]:
+        """The parameters of each task after 0, 1, ... inner steps, one for each entry of the support."""
+        ...
 
 
 class Rule(NamedTuple):
@@ -88,7 +105,9 @@ def step_weights(steps: int, progress: float) -> list[float]:
     return [0.0] + [early] * (steps - 1) + [1.0 - (steps - 1) * early]
 
 
-def post_update(rule: Rule, weights: list[float]) -> Callable[[Meta, MetaBatch[Examples]], Outcome]:
+def post_update(
+    rule: Adapts, weights: list[float]
+) -> Callable[[Meta, MetaBatch[Examples]], Outcome]:
     """Σ_k w_k · L(φ_k; query): MAML's objective where the last step has all the weight, MAML++'s multi-step loss else.
 
     Source: Finn et al. 2017 (arXiv:1703.03400), equation 1 and algorithm 2; Antoniou et al. 2019, equation 4.

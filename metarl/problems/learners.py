@@ -1,4 +1,4 @@
-"""How a task's support changes what is predicted at its query: by gradient steps, or by comparison.
+"""How a task's support changes what is predicted at its query: by gradient steps, by comparison, or by a learned rule.
 
 A learner is a row of settings, and what follows from them for initial parameters, data, objective and predictions.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.data import Examples, Meta, MetaBatch, Params
-from metarl.functional import comparison, few_shot
+from metarl.functional import comparison, few_shot, meta_lstm
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.comparison import METRICS
 from metarl.functional.few_shot import Network, Rule
@@ -29,7 +29,7 @@ Draw = Callable[[int], tuple[Examples, Examples]]
 class Learner(Protocol):
     """How a task's support changes what is predicted at its query."""
 
-    def initial_meta(self, theta: Params) -> Meta:
+    def initial_meta(self, theta: Params, generator: torch.Generator) -> Meta:
         """All that is learned, at first; ``theta`` is the untrained network's."""
         ...
 
@@ -75,7 +75,7 @@ class Adaptation(NamedTuple):
     multi_step_until: int = 0
     per_step: frozenset[str] = frozenset()
 
-    def initial_meta(self, theta: Params) -> Meta:
+    def initial_meta(self, theta: Params, generator: torch.Generator) -> Meta:
         """The parameters, repeated for the steps that have their own; initial rates."""
         repeated = {
             name: value.expand(self.steps + 1, *value.shape).clone()
@@ -154,7 +154,7 @@ class Comparison(NamedTuple):
     features: int = 0
     joint: JointClasses | None = None
 
-    def initial_meta(self, theta: Params) -> Meta:
+    def initial_meta(self, theta: Params, generator: torch.Generator) -> Meta:
         """The embedding; pairs whose differences count against them, all alike; no preference among joint classes."""
         like = next(iter(theta.values()))
         if self.joint:
@@ -195,3 +195,54 @@ class Comparison(NamedTuple):
         """One: there are no steps to take."""
         with torch.no_grad():
             return [comparison.class_logits(network, METRICS[self.metric], meta, support, x)]
+
+
+class MetaLSTM(NamedTuple):
+    """An inner update that is learned as a whole, from the network's untrained parameters on.
+
+    Source: Ravi & Larochelle 2017 (OpenReview rJY0-Kcll); the cell's first values: its authors' code.
+
+    Attributes:
+        steps: K.
+        hidden_size: H of the cell.
+    """
+
+    steps: int = 5
+    hidden_size: int = 20
+
+    def initial_meta(self, theta: Params, generator: torch.Generator) -> Meta:
+        """Small weights, and gates that begin as gradient descent of a small rate that forgets next to nothing."""
+        ranges = {"forget.bias": (4.0, 6.0), "rate.bias": (-5.0, -4.0)}
+        like, own = next(iter(theta.values())), {}
+        for name, shape in meta_lstm.shapes(self.hidden_size).items():
+            value = torch.empty(shape, dtype=like.dtype)
+            value.uniform_(*ranges.get(name, (-0.01, 0.01)), generator=generator)
+            own[meta_lstm.PREFIX + name] = value.to(like.device)
+        return Meta(theta | own, {})
+
+    def collect(self, tasks: np.ndarray, draw: Draw) -> MetaBatch[Examples]:
+        """Support is the same in every step."""
+        support, query = draw(0)
+        return MetaBatch((support,) * self.steps, query)
+
+    def objective(
+        self, network: Network, loss: Loss, variant: Variant, iteration: int
+    ) -> StackedObjective:
+        """The loss of the query after the last step."""
+        weights = few_shot.step_weights(self.steps, 1.0)
+        return few_shot.post_update(meta_lstm.Cell(network, loss), weights)
+
+    def predictions(
+        self,
+        network: Network,
+        loss: Loss,
+        meta: Meta,
+        support: Examples,
+        x: Tensor,
+        rates: Sequence[float | Params],
+    ) -> list[Tensor]:
+        """One for every step and one before the first; how far each goes, the cell says."""
+        cell, part = meta_lstm.Cell(network, loss), MetaBatch((support,) * len(rates), support)
+        with torch.no_grad():
+            path = enumerate(cell.trajectory(meta, part))
+            return [cell.predict(params, x, step) for step, params in path]

@@ -97,7 +97,7 @@ class SupervisedProblem:
         self.learner = learner or Adaptation()
         self.loss, self.device = LOSSES[loss], torch.device(device)
         self.name, self.measure = type(source).__name__, self.loss.measure
-        self.network = self._new_network(0).to(self.device)
+        self.network = make_network(torch.Generator().manual_seed(0)).to(self.device)
         if next(self.network.buffers(), None) is not None:
             raise ValueError(
                 "a network with buffers keeps state between tasks, which adaptation cannot share; "
@@ -112,11 +112,10 @@ class SupervisedProblem:
 
     def initial_meta(self, rng: np.random.Generator) -> Meta:
         """The network's initial parameters, and what the learner has beside them."""
-        network = self._new_network(int(rng.integers(2**62)))
-        parameters = network.named_parameters()
-        return self.learner.initial_meta(
-            {name: value.detach().to(self.device) for name, value in parameters}
-        )
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        parameters = self.make_network(generator).named_parameters()
+        theta = {name: value.detach().to(self.device) for name, value in parameters}
+        return self.learner.initial_meta(theta, generator)
 
     def sample_tasks(
         self, count: int, rng: np.random.Generator, split: Split = "train"
@@ -208,9 +207,6 @@ class SupervisedProblem:
         """End the threads."""
         if self.pool:
             self.pool.shutdown()
-
-    def _new_network(self, seed: int) -> nn.Module:
-        return self.make_network(torch.Generator().manual_seed(seed))
 
     def _examples(
         self, tasks: np.ndarray, queries: int, key: Key, draw: int = 0

@@ -22,6 +22,7 @@ from metarl.schema.learning import (
     Comparison,
     Descent,
     Inner,
+    MetaLSTM,
     RLInner,
     RLOuter,
     SupervisedInner,
@@ -43,11 +44,11 @@ __all__ = [
     "TRPO",
     "VPG",
     "Adam",
-    "Comparison",
     "ComparisonConfig",
     "Config",
     "ExamplesConfig",
     "Inner",
+    "LSTMConfig",
     "RLConfig",
     "SupervisedConfig",
 ]
@@ -74,7 +75,7 @@ class Config(Section):
     """What is learned, and from which data."""
     network: GaussianMLP | SupervisedNetwork
     """What is adapted."""
-    inner: Inner | Comparison
+    inner: Inner | Comparison | MetaLSTM
     """Adaptation to a task."""
     outer: TRPO | VPG | PPO | Descent
     """Update of the initialisation."""
@@ -88,7 +89,7 @@ class Config(Section):
         if self.inner.learn_rates and self.evaluation.lr is not None:
             raise impossible(
                 "evaluation.lr",
-                "inner.learn_rates takes the learned rates: leave evaluation.lr out",
+                "the rates are learned: leave evaluation.lr out",
             )
         return self
 
@@ -159,6 +160,25 @@ class ExamplesConfig(Config):
     """Adaptation to held-out tasks."""
 
     @model_validator(mode="after")
+    def _rule_fits_the_rest(self) -> Self:
+        images = self.problem.kind == "images"
+        if isinstance(self.inner, Comparison):
+            if not images:
+                raise impossible("inner.rule", "it tells classes apart: take gradient for curves")
+        elif images and self.problem.train_ways is not None:
+            raise impossible(
+                "problem.train_ways",
+                "steps of adaptation need one output for each class: leave it out, or choose an "
+                "inner.rule that compares",
+            )
+        if self.outer.objective == "reptile" and not isinstance(self.inner, Inner):
+            raise impossible(
+                "outer.objective",
+                "it goes towards parameters that gradient steps adapt: leave it out",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _network_fits_the_data(self) -> Self:
         if isinstance(self.network, Conv):
             if self.problem.kind != "images":
@@ -193,12 +213,6 @@ class SupervisedConfig(ExamplesConfig):
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> SupervisedConfig:
-        if self.problem.kind == "images" and self.problem.train_ways is not None:
-            raise impossible(
-                "problem.train_ways",
-                "gradient steps need one output for each class: leave it out, or choose an "
-                "inner.rule that compares",
-            )
         if isinstance(self.network, GRU) and self.inner.per_step_normalisation:
             raise impossible("inner.per_step_normalisation", "a gru has no normalisation")
         if (
@@ -242,8 +256,6 @@ class ComparisonConfig(ExamplesConfig):
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> ComparisonConfig:
-        if self.problem.kind != "images":
-            raise impossible("inner.rule", "it tells classes apart: take gradient for curves")
         if isinstance(self.network, GRU):
             raise impossible(
                 "network.kind", "it reads a sequence, and embeds no example: take mlp or conv"
@@ -252,16 +264,22 @@ class ComparisonConfig(ExamplesConfig):
             raise impossible(
                 "network.hidden_sizes", "the hidden layers are the embedding: name at least one"
             )
-        if self.outer.objective == "reptile":
-            raise impossible(
-                "outer.objective", "inner.rule adapts no parameters to go towards: leave it out"
-            )
         return self
+
+
+class LSTMConfig(ExamplesConfig):
+    """Few-shot regression and classification by an update that is learned as a whole."""
+
+    FAST_DEV_RUN = SupervisedConfig.FAST_DEV_RUN
+
+    inner: MetaLSTM
+    """Adaptation to a task."""
 
 
 RULES: dict[str, type[Config]] = {
     "gradient": SupervisedConfig,
     **dict.fromkeys(get_args(Comparison.model_fields["rule"].annotation), ComparisonConfig),
+    "lstm": LSTMConfig,
 }
 """The class of configuration of each ``inner.rule``, where examples are learned from."""
 

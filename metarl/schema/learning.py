@@ -73,6 +73,19 @@ class Comparison(Section):
     """How: with class means, with every example, in pairs; or in a plain classifier's features."""
 
 
+class MetaLSTM(Section):
+    """An update that is learned as a whole: a recurrent cell whose memory is the parameters."""
+
+    learn_rates: ClassVar[bool] = True
+
+    rule: Literal["lstm"]
+    """How a task's support is learned from: by a learned cell (Ravi & Larochelle's meta-learner LSTM)."""
+    steps: Count = 5
+    """Steps K."""
+    hidden_size: Count = 20
+    """Units of the cell's first layer."""
+
+
 class TRPO(Section):
     """Trust-region policy optimisation of the post-update policies' surrogate."""
 

@@ -13,8 +13,9 @@ from metarl.functional.params import flatten_meta
 from metarl.nets.conv import Conv
 from metarl.nets.mlp import MLP
 from metarl.outer import Adam, Descent, Schedule
-from metarl.problems.learners import Comparison, JointClasses
+from metarl.problems.learners import Comparison, JointClasses, MetaLSTM
 from metarl.problems.protocol import Variant
+from metarl.problems.sinusoid import Sinusoid
 from metarl.problems.supervised import SupervisedProblem
 from metarl.seeding import Key, Stream, generator
 
@@ -170,6 +171,21 @@ def test_a_joint_classifier_without_a_preference_has_the_loss_of_chance():
     batch, _ = made.collect(meta, tasks, Key(0, Stream.TRAIN_DATA))
     outcome = made.objective(meta, batch, Variant()).evaluate(flatten_meta(meta))
     support.close(outcome.loss, np.log(CLASSES), 1e-6)
+
+
+def test_a_learned_update_lowers_the_loss_after_its_steps():
+    make = lambda g: MLP((1,), 1, (10,), generator=g)  # noqa: E731
+    made = SupervisedProblem(Sinusoid(5, 5), make, "mse", MetaLSTM(3, 4), tasks_at_once=4)
+    start = made.initial_meta(generator(0, Stream.INITIALISATION))
+    meta, record = train(made, iterations=40, tasks=8)
+    assert {"loss/pre", "loss/post"} <= record[0].keys()
+    tasks, key = made.sample_tasks(20, generator(0, Stream.EVALUATION_TASKS)), Key(0, Stream(4))
+    before, after = (
+        made.adaptation_curve(each, tasks, ({},) * 5, 10, key).mean(axis=1)
+        for each in (start, meta)
+    )
+    assert before.shape == after.shape == (6,)
+    assert after[3] < 0.9 * before[3]
 
 
 @pytest.mark.parametrize(
