@@ -161,11 +161,10 @@ class ExamplesConfig(Config):
 
     @model_validator(mode="after")
     def _rule_fits_the_rest(self) -> Self:
-        images = self.problem.kind == "images"
         if isinstance(self.inner, Comparison):
-            if not images:
+            if self.problem.kind != "images":
                 raise impossible("inner.rule", "it tells classes apart: take gradient for curves")
-        elif images and self.problem.train_ways is not None:
+        elif self.problem.kind == "images" and self.problem.train_ways is not None:
             raise impossible(
                 "problem.train_ways",
                 "steps of adaptation need one output for each class: leave it out, or choose an "
