@@ -60,7 +60,7 @@ def matching(_: Params, support: Examples, query: Tensor) -> Tensor:
 def siamese(params: Params, support: Examples, query: Tensor) -> Tensor:
     """The largest pair logit of every class: the most similar of the support decides, as for one shot in the paper.
 
-    Source: Koch, Zemel & Salakhutdinov 2015, section 4.2.
+    Source: Koch, Zemel & Salakhutdinov 2015, section 4.3.
     """
     return _nearest(support, _pairs(params, support, query))
 
@@ -71,7 +71,7 @@ def same_or_different(params: Params, support: Examples, query: Examples) -> Ten
     Pairs of one class and pairs of two weigh one half each, as in the paper, which draws as many of either. Its L2
     penalty and affine distortions are left out.
 
-    Source: Koch, Zemel & Salakhutdinov 2015, sections 3.1 and 3.2; the balance: section 4.1.
+    Source: Koch, Zemel & Salakhutdinov 2015, sections 3.1 and 3.2; the balance: section 4.2.
     """
     logits = _pairs(params, support, query.x)
     same = query.y.unsqueeze(-1) == support.y.unsqueeze(-2)

@@ -147,7 +147,7 @@ class Comparison(NamedTuple):
         features: D of the embedding; needed where a layer of the learner's own reads it: by ``siamese``, or with joint
             classes.
         joint: train a classifier of all these classes, and compare its features: with ``nearest_neighbour`` the
-            baseline of Ravi & Larochelle 2017 (section 5.1), which Finn et al. 2017 quote. None: train by episodes.
+            baseline of Ravi & Larochelle 2017 (section 5), which Finn et al. 2017 quote. None: train by episodes.
     """
 
     metric: str
