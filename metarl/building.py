@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING
 
 from metarl.errors import UserError
 from metarl.resources import resolve_device, resolve_threads
-from metarl.schema import PPO, TRPO, VPG, Adam, Config, Inner, RLConfig, SupervisedConfig
+from metarl.schema import (
+    PPO,
+    TRPO,
+    VPG,
+    Adam,
+    ComparisonConfig,
+    Config,
+    ExamplesConfig,
+    Inner,
+    LSTMConfig,
+    RLConfig,
+    SupervisedConfig,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +31,13 @@ if TYPE_CHECKING:
     from metarl.nets.gaussian_mlp import GaussianMLP
     from metarl.outer import Outer
     from metarl.problems.images import FewShotImages
+    from metarl.problems.learners import Learner
     from metarl.problems.protocol import Problem, Split
     from metarl.problems.sinusoid import Sinusoid
     from metarl.schema.networks import SupervisedNetwork as NetworkSettings
+
+COMPARED_AT_ONCE = 20
+"""Tasks whose pairs of query and support are held in memory together, where they are not taken one by one."""
 
 
 def make_problem(settings: Config, device: str, threads: int) -> Problem:
@@ -34,7 +50,7 @@ def make_problem(settings: Config, device: str, threads: int) -> Problem:
     """
     if isinstance(settings, RLConfig):
         return _make_rl(settings, device, threads)
-    assert isinstance(settings, SupervisedConfig)
+    assert isinstance(settings, ExamplesConfig)
     return _make_supervised(settings, device, threads)
 
 
@@ -73,27 +89,49 @@ def _make_rl(settings: RLConfig, device: str, threads: int) -> Problem:
     )
 
 
-def _make_supervised(settings: SupervisedConfig, device: str, threads: int) -> Problem:
-    from metarl.problems.supervised import Adaptation, SupervisedProblem
+def _make_supervised(settings: ExamplesConfig, device: str, threads: int) -> Problem:
+    from metarl.problems.supervised import SupervisedProblem
 
-    inner = settings.inner
-    source = _source(settings)
-    make_network = _network(settings.network, source.input_shape, source.outputs)
-    names = _names(make_network(_any_generator()))
+    source, compares = _source(settings), isinstance(settings, ComparisonConfig)
+    outputs = None if compares else source.outputs
+    make_network = _network(settings.network, source.input_shape, outputs)
+    learner = _learner(settings, source, make_network(_any_generator()))
+    # One task's convolutions fill the cache of a core, and a cell has much to remember of every parameter; small
+    # matrices are worth stacking.
+    convolves = settings.network.kind == "conv" and device == "cpu"
+    alone = convolves or isinstance(settings, LSTMConfig)
+    tasks_at_once = 1 if alone else COMPARED_AT_ONCE if compares else None
+    return SupervisedProblem(
+        source, make_network, source.loss, learner, tasks_at_once, device, threads
+    )
+
+
+def _learner(
+    settings: ExamplesConfig, source: Sinusoid | FewShotImages, network: nn.Module
+) -> Learner:
+    from metarl.nets.conv import Conv
+    from metarl.nets.mlp import MLP
+    from metarl.problems.images import FewShotImages
+    from metarl.problems.learners import Adaptation, Comparison, JointClasses, MetaLSTM
+
+    if isinstance(settings, ComparisonConfig):
+        assert isinstance(source, FewShotImages)
+        assert isinstance(network, Conv | MLP)
+        rule = settings.inner.rule
+        joint = JointClasses(source.train_classes, source.class_numbers)
+        return Comparison(rule, network.features, joint if rule == "nearest_neighbour" else None)
+    if isinstance(settings, LSTMConfig):
+        return MetaLSTM(settings.inner.steps, settings.inner.hidden_size)
+    assert isinstance(settings, SupervisedConfig)
+    inner, names = settings.inner, _names(network)
     per_step = _matching(["norms.*"] * inner.per_step_normalisation, names)
-    adaptation = Adaptation(
+    return Adaptation(
         *(inner.steps, _update(inner, names, per_step), inner.learn_rates, inner.fresh_support),
         *(inner.multi_step_until, per_step),
     )
-    # One task's convolutions fill the cache of a core; small matrices are worth stacking.
-    alone = settings.network.kind == "conv" and device == "cpu"
-    tasks_at_once = 1 if alone else None
-    return SupervisedProblem(
-        source, make_network, source.loss, adaptation, tasks_at_once, device, threads
-    )
 
 
-def _source(settings: SupervisedConfig) -> Sinusoid | FewShotImages:
+def _source(settings: ExamplesConfig) -> Sinusoid | FewShotImages:
     from metarl.problems.images import Episodes, FewShotImages
     from metarl.problems.sinusoid import Sinusoid
 
@@ -107,12 +145,15 @@ def _source(settings: SupervisedConfig) -> Sinusoid | FewShotImages:
         split: datasets.load(problem.data_set, part, problem.data, problem.side)
         for split, part in parts.items()
     }
-    episodes = Episodes(problem.ways, problem.shots, problem.queries, settings.evaluation.queries)
+    episodes = Episodes(
+        *(problem.ways, problem.shots, problem.queries),
+        *(settings.evaluation.queries, problem.train_ways),
+    )
     return FewShotImages(splits, episodes, rotated=problem.data_set == "omniglot")
 
 
 def _network(
-    network: NetworkSettings, input_shape: tuple[int, ...], outputs: int
+    network: NetworkSettings, input_shape: tuple[int, ...], outputs: int | None
 ) -> Callable[[torch.Generator], nn.Module]:
     from metarl.nets.conv import Conv
     from metarl.nets.mlp import MLP
@@ -123,6 +164,7 @@ def _network(
             normalised, how = network.normalisation == "batch", network.initialisation
             return MLP(input_shape, outputs, network.hidden_sizes, normalised, how, generator)
         if network.kind == "gru":
+            assert outputs is not None
             return GRU(input_shape, outputs, network.hidden_size, generator)
         sizes = network.filters, network.blocks, network.downsampling
         return Conv(input_shape, outputs, *sizes, generator)

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from metarl.schema import CONFIGS, Config, config_class
+from metarl.schema import CONFIGS, RULES, Config, config_class
 from metarl.yaml12 import YAMLTextError, parse, render
 
 __all__ = ["Config", "ConfigError", "dump", "load"]
@@ -45,6 +45,8 @@ BOUNDS = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "at most"),
 }
+CHOICES = {("problem", "kind"): CONFIGS, ("inner", "rule"): RULES}
+"""Settings that choose the class of configuration, and what there is to choose from."""
 Keys = tuple[str | int, ...]
 
 
@@ -163,9 +165,9 @@ def _parse(text: str, source: str) -> Any:
 def _sentence(
     error: ValidationError, settings: dict[str, Any], file: str, changed: Sequence[Keys]
 ) -> str:
-    """The first mistake as a sentence; an unknown key first, it may be why another is missing."""
+    """The first mistake as a sentence; a wrong choice or an unknown key first, it may be why another is missing."""
     mistakes = error.errors(include_url=False)
-    mistakes.sort(key=lambda each: each["type"] != "extra_forbidden")
+    mistakes.sort(key=lambda each: (not _is_choice(each), each["type"] != "extra_forbidden"))
     first = mistakes[0]
     path = _path(first, settings)
     said = [_expectation(each) for each in mistakes if _path(each, settings) == path]
@@ -215,8 +217,8 @@ def _expectation(mistake: Mapping[str, Any]) -> str:
             return str(context["message"])
         case "union_tag_invalid":
             return f"must be one of {context['expected_tags']}"
-        case "literal_error" if mistake["loc"] == ("problem", "kind"):
-            return f"must be one of {', '.join(map(repr, CONFIGS))}"
+        case "literal_error" if _is_choice(mistake):
+            return f"must be one of {', '.join(map(repr, CHOICES[mistake['loc']]))}"
         case "literal_error":
             return f"must be {context['expected']}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" as bound:
@@ -228,10 +230,15 @@ def _expectation(mistake: Mapping[str, Any]) -> str:
             return str(mistake["msg"]).replace("Input should", "must").replace("should", "must")
 
 
+def _is_choice(mistake: Mapping[str, Any]) -> bool:
+    """Whether it is a wrong choice of what decides which settings there are."""
+    return mistake["type"] == "literal_error" and mistake["loc"] in CHOICES
+
+
 def _nearest(name: str, settings: dict[str, Any]) -> str:
     """Advice on an unknown key: the nearest name beside it, else elsewhere, else all beside it."""
     section, _, last = name.rpartition(".")
-    if any(name in _known(kind, None) for kind in CONFIGS.values()):
+    if any(name in _known(kind, None) for kinds in CHOICES.values() for kind in kinds.values()):
         return (
             f"it belongs to another kind of {section}; take it out, or replace the whole section, "
             f"on the command line by {section}={{...}}."

@@ -143,7 +143,8 @@ def read(metrics: Mapping[str, float]) -> Reading:
 def fields(reading: Reading) -> Iterator[tuple[str, str]]:
     """Name and text of everything that was measured, in the order of a plain line."""
     if math.isfinite(reading.after):
-        yield reading.name, f"{number(reading.before)} -> {number(reading.after)}"
+        before = f"{number(reading.before)} -> " if math.isfinite(reading.before) else ""
+        yield reading.name, f"{before}{number(reading.after)}"
     if math.isfinite(reading.gain):
         yield "gain", f"{'+' if reading.gain >= 0 else ''}{number(reading.gain)}"
     if math.isfinite(reading.kl):
@@ -258,5 +259,7 @@ class _Panel:
         name = self._trend[-1].name
         rows = ((f"{name} before", before, ""), ("after adaptation", after, f"[green]{gain}[/]"))
         for (label, values, note), trend in zip(rows, trends, strict=True):
+            if math.isnan(values[-1]):
+                continue
             table.add_row(label, f"[bold]{number(values[-1])}[/]", f"[cyan]{trend}[/]", note)
         return table

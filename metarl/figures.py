@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from metarl.curves import Curve
-from metarl.published import SOURCE, Row
+from metarl.published import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OWN = "#1f5fa8"
 PUBLISHED = {"MAML": "#c44e1f", "pretrained": "#8a6d00", "random": "#777777", "oracle": "#222222"}
+PUBLISHED |= {"siamese": "#b8860b", "matching": "#5f7f3a", "prototypical": "#8b3a62"}
 REFERENCES = ("#2e8b57", "#7b4fa3", "#a8326e", "#3a8f9e")
 STEPS, OWN_POINTS = ("#9ecae1", "#4292c6", "#08519c"), "#7b4fa3"
 MOST_TASKS = 100
@@ -61,7 +62,8 @@ def adaptation_figure(
     for (name, other), colour in zip((references or {}).items(), cycle(REFERENCES), strict=False):
         draw = _draw_mean if other.rates else _draw_constant
         draw(axes, other, name, colour)
-    for row in published:
+    shown = [row for row in published if row.within(curve.steps)]
+    for row in shown:
         _draw_published(axes, row, curve.steps)
     axes.set_xlabel("gradient steps")
     axes.set_ylabel(curve.kind.label)
@@ -73,7 +75,7 @@ def adaptation_figure(
     axes.spines[["top", "right"]].set_visible(False)
     # Matplotlib lists lines before lines with error bars; here one's own come first.
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    labels = [OWN_LABEL, TASKS_LABEL, *(references or {}), *map(_published_label, published)]
+    labels = [OWN_LABEL, TASKS_LABEL, *(references or {}), *(row.label for row in shown)]
     handles = [entries[label] for label in labels]
     figure.legend(
         handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small"
@@ -134,7 +136,7 @@ def _draw_constant(axes: Axes, curve: Curve, label: str, colour: str) -> None:
 
 
 def _draw_published(axes: Axes, row: Row, steps: Sequence[int]) -> None:
-    style: dict[str, Any] = {"linewidth": 1.2, "zorder": 2, "label": _published_label(row)}
+    style: dict[str, Any] = {"linewidth": 1.2, "zorder": 2, "label": row.label}
     style["color"] = PUBLISHED.get(row.name, "#444444")
     if len(row.mean) == 1:
         axes.axhline(row.mean[0], linestyle=":", **style)
@@ -144,7 +146,3 @@ def _draw_published(axes: Axes, row: Row, steps: Sequence[int]) -> None:
     mean = [row.mean[step] for step in shown]
     style |= {"linestyle": "--", "marker": "s", "markersize": 4, "capsize": 2}
     axes.errorbar(shown, mean, error, **style)
-
-
-def _published_label(row: Row) -> str:
-    return f"{row.name}, {SOURCE}"

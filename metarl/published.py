@@ -7,7 +7,8 @@ The standard error is the standard deviation over tasks / √40. One training se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any, NamedTuple
 
 SOURCE = "Finn et al. 2017"
@@ -17,14 +18,29 @@ class Row(NamedTuple):
     """One method's published result.
 
     Attributes:
-        name: ``MAML``, ``pretrained``, ``random`` or ``oracle``.
-        mean: average return after 0, 1, ... gradient steps; the oracle takes none.
+        name: ``MAML``, ``pretrained``, ``random``, ``oracle``, or another method's.
+        mean: average return after 0, 1, ... gradient steps; one that does not adapt, or not by these, has one value.
         standard_error: of the first of these, as far as known.
+        source: who published it.
     """
 
     name: str
     mean: tuple[float, ...]
     standard_error: tuple[float, ...] = ()
+    source: str = SOURCE
+
+    @property
+    def label(self) -> str:
+        """Method and source."""
+        return f"{self.name}, {self.source}"
+
+    def within(self, steps: Sequence[int]) -> bool:
+        """Whether there is a value at one of these gradient steps."""
+        return any(not isnan(value) for value in self.mean[: max(steps) + 1])
+
+    def stands_beside(self, steps: Sequence[int]) -> bool:
+        """Whether it is a curve that has a value at one of these gradient steps."""
+        return len(self.mean) > 1 and self.within(steps)
 
 
 class _Result(NamedTuple):
@@ -93,19 +109,52 @@ def _after(steps: int, name: str, value: float) -> Row:
     return Row(name, (NAN,) * steps + (value,))
 
 
+def _others(**values: float) -> tuple[Row, ...]:
+    """Results of the learners without MAML's gradient steps, by ``inner.rule``."""
+    sources = {
+        "siamese": "Koch et al. 2015",
+        "matching": "Vinyals et al. 2016",
+        "prototypical": "Snell et al. 2017",
+        "nearest_neighbour": "Ravi & Larochelle 2017",
+        "lstm": "Ravi & Larochelle 2017",
+    }
+    return tuple(Row(name, (value,), source=sources[name]) for name, value in values.items())
+
+
 _FEW_SHOT: dict[tuple[str, int, int], tuple[Row, ...]] = {
     ("sinusoid", 1, 5): (
         Row("MAML", (NAN, 0.67, NAN, NAN, NAN, 0.38, NAN, NAN, NAN, NAN, 0.35)),
         Row("pretrained", (NAN, 2.41, NAN, NAN, NAN, 2.23, NAN, NAN, NAN, NAN, 2.19)),
     ),
-    ("omniglot", 5, 1): (_after(3, "MAML", 0.987), _after(3, "MAML, no conv", 0.897)),
-    ("omniglot", 5, 5): (_after(3, "MAML", 0.999), _after(3, "MAML, no conv", 0.975)),
-    ("omniglot", 20, 1): (_after(5, "MAML", 0.958),),
-    ("omniglot", 20, 5): (_after(5, "MAML", 0.989),),
-    ("mini-imagenet", 5, 1): (_after(10, "MAML", 0.4870),),
-    ("mini-imagenet", 5, 5): (_after(10, "MAML", 0.6311),),
+    ("omniglot", 5, 1): (
+        _after(3, "MAML", 0.987),
+        _after(3, "MAML, no conv", 0.897),
+        *_others(siamese=0.973, matching=0.981, prototypical=0.988),
+    ),
+    ("omniglot", 5, 5): (
+        _after(3, "MAML", 0.999),
+        _after(3, "MAML, no conv", 0.975),
+        *_others(siamese=0.984, matching=0.989, prototypical=0.997),
+    ),
+    ("omniglot", 20, 1): (
+        _after(5, "MAML", 0.958),
+        *_others(siamese=0.882, matching=0.938, prototypical=0.960),
+    ),
+    ("omniglot", 20, 5): (
+        _after(5, "MAML", 0.989),
+        *_others(siamese=0.970, matching=0.985, prototypical=0.989),
+    ),
+    ("mini-imagenet", 5, 1): (
+        _after(10, "MAML", 0.4870),
+        *_others(nearest_neighbour=0.4108, matching=0.4356, lstm=0.4344, prototypical=0.4942),
+    ),
+    ("mini-imagenet", 5, 5): (
+        _after(10, "MAML", 0.6311),
+        *_others(nearest_neighbour=0.5104, matching=0.5531, lstm=0.6060, prototypical=0.6820),
+    ),
 }
-"""By problem, ways and shots. Source: tables 1 and 2 of the paper; of images after appendix A's steps."""
+"""By problem, ways and shots. Source: tables 1 and 2 of the paper; of images after appendix A's steps. Prototypical
+networks are of their own paper; the other learners are as the paper's table 1 quotes them."""
 
 
 def few_shot(problem: str, ways: int, shots: int) -> tuple[Row, ...]:

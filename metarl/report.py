@@ -18,7 +18,7 @@ from metarl import disk, system
 from metarl.curves import CONFIDENCE, STATISTICS, Aggregate, Array, Curve
 from metarl.figures import adaptation_figure
 from metarl.plaintext import writable
-from metarl.published import SOURCE, Row
+from metarl.published import Row
 from metarl.runs import RunError
 
 if TYPE_CHECKING:
@@ -155,27 +155,40 @@ def to_csv(report: Report) -> str:
 
 
 def table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: step, rate, mean and standard error of each policy, the published means."""
+    """Header and rows: step, rate, mean and standard error of each policy, the published means by step."""
     curves = {f"mean {report.curve.measure}": report.curve, **report.references}
-    kind = report.curve.kind
+    kind, longest = report.curve.kind, max(curves.values(), key=lambda curve: len(curve.steps))
+    published = [row for row in report.published if row.stands_beside(longest.steps)]
     header = ["step", "rate"]
     for name in curves:
         header += [name, *(STATISTICS[each].heading for each in kind.beside)]
-    header += [f"{row.name}, {SOURCE}" for row in report.published]
+    header += [row.label for row in published]
     rows = []
-    for step in report.curve.steps:
-        cells = [str(step), _rate(report.curve, step)]
+    for step in longest.steps:
+        own = step < len(report.curve.steps)
+        cells = [str(step), _rate(report.curve if own else longest, step)]
         for curve in curves.values():
             if step >= len(curve.steps):
                 cells += [""] * (1 + len(kind.beside))
                 continue
             cells.append(kind.text(curve.mean[step]))
             cells += [STATISTICS[each].text(curve, step) for each in kind.beside]
-        for row in report.published:
+        for row in published:
             known = step < len(row.mean) and math.isfinite(row.mean[step])
             cells.append(kind.text(row.mean[step]) if known else "")
         rows.append(cells)
     return header, rows
+
+
+def published_line(report: Report) -> str:
+    """The published values that the table has no place for: without gradient steps, or after more of them."""
+    longest = max((report.curve, *report.references.values()), key=lambda curve: len(curve.steps))
+    found = []
+    for row in report.published:
+        if not row.stands_beside(longest.steps):
+            steps = f" after {len(row.mean) - 1} steps" if len(row.mean) > 1 else ""
+            found.append(f"{row.label}: {report.curve.kind.text(row.mean[-1])}{steps}")
+    return f"published: {'; '.join(found)}" if found else ""
 
 
 def aggregate_table(found: Seeds) -> tuple[list[str], list[list[str]]]:
@@ -231,7 +244,7 @@ def _finite(values: Array) -> list[float | None]:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    return row._asdict() | {"mean": _finite(np.array(row.mean)), "source": SOURCE}
+    return row._asdict() | {"mean": _finite(np.array(row.mean))}
 
 
 def _rate(curve: Curve, step: int) -> str:

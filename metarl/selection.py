@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from metarl import config
 from metarl.errors import UserError
-from metarl.schema import Config
+from metarl.schema import Config, Inner
 
 if TYPE_CHECKING:
     from metarl.checkpoints import Checkpoint
@@ -44,6 +44,8 @@ class Selected(NamedTuple):
         """What it is as a reference: one of the paper's, by the paper's word; else its group."""
         if getattr(self.settings.problem, "observe_task", False):
             return "oracle"
+        if not isinstance(self.settings.inner, Inner):
+            return self.settings.inner.rule
         return "pretrained" if self.settings.inner.steps == 0 else self.path.parent.name
 
 

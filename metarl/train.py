@@ -257,9 +257,8 @@ def evaluate(training: Training, run: Any, metrics: dict[str, float], display: A
     if (drawn := examples_figure(training.problem, training.meta, settings, curve)) is not None:
         run.figure("examples", drawn, training.iteration)
     shown = ", ".join(map(curve.kind.text, curve.mean))
-    display.note(
-        f"iteration {training.iteration}: {measure} after 0.. steps on validation tasks: {shown}"
-    )
+    steps = " after 0.. steps" if len(names) > 1 else ""
+    display.note(f"iteration {training.iteration}: {measure}{steps} on validation tasks: {shown}")
     after = curve.mean[min(settings.inner.steps, len(curve.mean) - 1)]
     return float(after if curve.kind.higher_is_better else -after)
 

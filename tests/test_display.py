@@ -108,6 +108,8 @@ def test_supervised_metrics_and_missing_ones():
     metrics = {"loss/pre": 2.5, "loss/post": 0.5, "time/collect": 0.0, "time/outer": 0.0}
     (line,) = lines(1, metrics=metrics)
     assert line == "1/1  loss 2.50 -> 0.5  gain +2.00  elapsed 0:01  left 0:00"
+    (line,) = lines(1, metrics={"accuracy/post": 0.75})
+    assert line == "1/1  accuracy 0.75  elapsed 0:01  left 0:00"
     (line,) = lines(1, metrics={})
     assert line == "1/1  elapsed 0:01  left 0:00"
 

@@ -66,6 +66,13 @@ def test_published_numbers_stop_at_the_steps_taken():
     assert drawn["pretrained, Finn et al. 2017"] == [-158.0, -135.39]
 
 
+def test_numbers_after_steps_that_are_not_taken_are_left_out():
+    rows = published.few_shot("omniglot", 20, 1)
+    shown = [legend(adaptation_figure(curve(steps), published=rows))[2:] for steps in (0, 5)]
+    compared = [row.label for row in rows[1:]]
+    assert shown == [compared, ["MAML, Finn et al. 2017", *compared]]
+
+
 @pytest.mark.parametrize(("steps", "tasks"), [(0, 5), (3, 1), (0, 1), (10, 200)])
 def test_extremes_can_be_drawn(steps, tasks):
     assert (pixels(adaptation_figure(curve(steps, tasks), published=PAPER)) < 250).any()

@@ -33,6 +33,7 @@ VARIANTS = {
         *("inner.steps=3", "inner.fresh_support=true"),
     ],
     "recurrent": ["network={kind: gru, hidden_size: 4}"],
+    "lstm": ["inner={rule: lstm, steps: 2, hidden_size: 3}"],
 }
 CLOCKS = ("time", "time/collect", "time/outer")
 
@@ -183,6 +184,8 @@ def test_fast_dev_run_and_print_config(tmp_path, capsys):
         ("inner.adapt=[]", "inner.adapt is [], but must be"),
         ("inner.adapt=[x.*]", "no parameter of this network matches 'x.*'; there are layers.0"),
         ("outer.clip=0", "outer.clip is 0, but must be above 0"),
+        ("inner={rule: lstm, lr: 0.1}", "inner.lr is not a setting; it belongs to another kind"),
+        ("inner.rule=matching", "inner.steps is not a setting; it belongs to another kind"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path, capsys, override, said):

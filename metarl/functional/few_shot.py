@@ -7,7 +7,7 @@ each of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,23 @@ Network = Callable[[Params, Tensor], Tensor]
 
 LEAST_WEIGHT = 0.03
 """Of every step but the last while several count, as a share of an even weight (in the authors' code of MAML++)."""
+
+
+class Adapts(Protocol):
+    """A way to adapt to tasks, step by step."""
+
+    @property
+    def loss(self) -> Loss:
+        """Of support and query."""
+        ...
+
+    def predict(self, params: Params, x: Tensor, step: int) -> Tensor:
+        """The network after ``step`` inner steps."""
+        ...
+
+    def trajectory(self, meta: Meta, part: MetaBatch[Examples]) -> Iterator[Params]:
+        """The parameters of each task after 0, 1, ... inner steps, one for each entry of the support."""
+        ...
 
 
 class Rule(NamedTuple):
@@ -88,7 +105,9 @@ def step_weights(steps: int, progress: float) -> list[float]:
     return [0.0] + [early] * (steps - 1) + [1.0 - (steps - 1) * early]
 
 
-def post_update(rule: Rule, weights: list[float]) -> Callable[[Meta, MetaBatch[Examples]], Outcome]:
+def post_update(
+    rule: Adapts, weights: list[float]
+) -> Callable[[Meta, MetaBatch[Examples]], Outcome]:
     """Σ_k w_k · L(φ_k; query): MAML's objective where the last step has all the weight, MAML++'s multi-step loss else.
 
     Source: Finn et al. 2017 (arXiv:1703.03400), equation 1 and algorithm 2; Antoniou et al. 2019, equation 4.
@@ -107,10 +126,10 @@ def post_update(rule: Rule, weights: list[float]) -> Callable[[Meta, MetaBatch[E
                 predictions = rule.predict(params, part.query.x, step)
                 losses = rule.loss.loss(predictions, part.query.y)
             if step == 0:
-                measures = _measures(rule, predictions, part.query, losses, "pre")
+                measures = measured(rule.loss, predictions, part.query, losses, "pre")
             if weights[step] > 0.0:
                 found.append(weights[step] * losses)
-        measures |= _measures(rule, predictions, part.query, losses, "post")
+        measures |= measured(rule.loss, predictions, part.query, losses, "post")
         return Outcome(torch.stack(found).sum(0), torch.zeros_like(losses), measures)
 
     return objective
@@ -133,7 +152,7 @@ def reptile(rule: Rule) -> Callable[[Meta, MetaBatch[Examples]], Outcome]:
             for step, name in ((0, "pre"), (len(path) - 1, "post")):
                 predictions = rule.predict(path[step], part.query.x, step)
                 losses = rule.loss.loss(predictions, part.query.y)
-                measures |= _measures(rule, predictions, part.query, losses, name)
+                measures |= measured(rule.loss, predictions, part.query, losses, name)
         gaps = [(meta.theta[name] - path[-1][name]).flatten(1) for name in meta.theta]
         return Outcome(
             0.5 * torch.cat(gaps, dim=1).square().sum(-1), torch.zeros_like(losses), measures
@@ -142,10 +161,11 @@ def reptile(rule: Rule) -> Callable[[Meta, MetaBatch[Examples]], Outcome]:
     return objective
 
 
-def _measures(
-    rule: Rule, predictions: Tensor, query: Examples, losses: Tensor, when: str
+def measured(
+    loss: Loss, predictions: Tensor, query: Examples, losses: Tensor, when: str
 ) -> dict[str, Tensor]:
+    """What is logged of the predictions before (``pre``) or after (``post``) the support is seen, by tag: ``[C]``."""
     found = {f"loss/{when}": losses.detach()}
-    if rule.loss.score is not rule.loss.loss:
-        found[f"{rule.loss.measure}/{when}"] = rule.loss.score(predictions.detach(), query.y)
+    if loss.score is not loss.loss:
+        found[f"{loss.measure}/{when}"] = loss.score(predictions.detach(), query.y)
     return found

@@ -17,6 +17,8 @@ Downsampling = Literal["stride", "pool"]
 class Conv(nn.Module):
     """Blocks of 3×3 convolution, batch normalisation and ReLU, then a linear layer: ``[N, C, H, W] -> [N, outputs]``.
 
+    Without the linear layer it is an embedding, ``[N, C, H, W] -> [N, features]``.
+
     Each block halves the image: by a stride of 2, after which the last features are averaged over positions (the
     paper's Omniglot net), or by 2×2 max-pooling, after which they are flattened (its miniImageNet net).
 
@@ -27,7 +29,7 @@ class Conv(nn.Module):
 
     Args:
         input_shape: (C, H, W).
-        outputs: classes.
+        outputs: classes; None: no linear layer.
         filters: F of each block.
         blocks: how many.
         downsampling: ``stride`` or ``pool``.
@@ -37,7 +39,7 @@ class Conv(nn.Module):
     def __init__(
         self,
         input_shape: Sequence[int],
-        outputs: int,
+        outputs: int | None,
         filters: int = 64,
         blocks: int = 4,
         downsampling: Downsampling = "stride",
@@ -54,15 +56,19 @@ class Conv(nn.Module):
         self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList([BatchNorm(filters) for _ in convs])
         positions = 1 if self.stride == 2 else (height >> blocks) * (width >> blocks)
-        self.head = nn.utils.skip_init(nn.Linear, filters * positions, outputs)
+        self.features = filters * positions
+        self.head = None
+        if outputs is not None:
+            self.head = nn.utils.skip_init(nn.Linear, self.features, outputs)
         for layer in (*convs, self.head):
-            initialise(layer, "xavier_uniform", generator)
+            if layer is not None:
+                initialise(layer, "xavier_uniform", generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of N images, normalised by the statistics of these N."""
+        """Logits (or features) of N images, normalised by the statistics of these N."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = torch.relu(norm(conv(x)))
             if self.stride == 1:
                 x = functional.max_pool2d(x, 2)
         features = x.mean((-2, -1)) if self.stride == 2 else x.flatten(1)
-        return self.head(features)
+        return features if self.head is None else self.head(features)

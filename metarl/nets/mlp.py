@@ -18,12 +18,14 @@ Initialisation = Literal["xavier_uniform", "truncated_normal"]
 class MLP(nn.Module):
     """Linear layers with ReLU between them: ``[N, ...] -> [N, outputs]``.
 
+    Without outputs it is an embedding by the hidden layers alone: ``[N, ...] -> [N, features]``.
+
     Parameters: ``layers.<i>.weight`` ``[out, in]``, ``layers.<i>.bias`` ``[out]``, and with normalisation
     ``norms.<i>.scale`` and ``norms.<i>.shift`` ``[out]`` between layer and ReLU.
 
     Args:
         input_shape: of one example; it is flattened.
-        outputs: size of the prediction.
+        outputs: size of the prediction; None: no last layer.
         hidden_sizes: width of each hidden layer.
         normalised: normalise each hidden layer by its batch's statistics, whatever batch that is.
         initialisation: of the weights; ``truncated_normal`` is N(0, 0.01²) cut at two deviations. Biases start at 0.
@@ -33,14 +35,17 @@ class MLP(nn.Module):
     def __init__(
         self,
         input_shape: Sequence[int],
-        outputs: int,
+        outputs: int | None,
         hidden_sizes: Sequence[int] = (40, 40),
         normalised: bool = False,
         initialisation: Initialisation = "xavier_uniform",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        sizes = [prod(input_shape), *hidden_sizes, outputs]
+        sizes = [prod(input_shape), *hidden_sizes]
+        self.hidden, self.features = len(hidden_sizes), sizes[-1]
+        if outputs is not None:
+            sizes.append(outputs)
         linear = [nn.utils.skip_init(nn.Linear, n, m) for n, m in pairwise(sizes)]
         self.layers = nn.ModuleList(linear)
         norms = [BatchNorm(size) for size in hidden_sizes] if normalised else []
@@ -54,7 +59,7 @@ class MLP(nn.Module):
         hidden = x.flatten(-self.inputs)
         for index, layer in enumerate(self.layers):
             hidden = layer(hidden)
-            if index < len(self.layers) - 1:
+            if index < self.hidden:
                 hidden = self.norms[index](hidden) if len(self.norms) else hidden
                 hidden = torch.relu(hidden)
         return hidden
@@ -73,7 +78,7 @@ class MLP(nn.Module):
         for index in range(len(self.layers)):
             bias, weight = params[f"layers.{index}.bias"], params[f"layers.{index}.weight"]
             hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.mT)
-            if index < len(self.layers) - 1:
+            if index < self.hidden:
                 if len(self.norms):
                     scale, shift = (params[f"norms.{index}.{part}"] for part in ("scale", "shift"))
                     hidden = batch_norm(hidden, scale.unsqueeze(1), shift.unsqueeze(1), (1,))

@@ -49,12 +49,18 @@ class Episodes(NamedTuple):
         shots: K, support examples of each class.
         queries: query examples of each class while training.
         evaluated: query examples of each class in evaluation; None: as in training.
+        train_ways: classes of a task while training; None: as ever.
     """
 
     ways: int
     shots: int
     queries: int
     evaluated: int | None = None
+    train_ways: int | None = None
+
+    def of(self, split: Split) -> int:
+        """Classes of a task of a split."""
+        return self.train_ways if split == "train" and self.train_ways else self.ways
 
 
 class FewShotImages:
@@ -89,11 +95,9 @@ class FewShotImages:
         self, count: int, rng: np.random.Generator, split: Split = "train"
     ) -> np.ndarray:
         """``count`` rows of N classes and N turns, ``[count, 2N]``; no class stands twice in a task."""
-        turns = TURNS if self.rotated and split == "train" else 1
-        total = turns * len(self.splits[split].names)
-        drawn = np.stack(
-            [rng.choice(total, self.episodes.ways, replace=False) for _ in range(count)]
-        )
+        turns = self._turns(split)
+        total, ways = turns * len(self.splits[split].names), self.episodes.of(split)
+        drawn = np.stack([rng.choice(total, ways, replace=False) for _ in range(count)])
         classes = self._first[split] + drawn // turns
         return np.concatenate([classes, drawn % turns], axis=1).astype(np.float64)
 
@@ -101,7 +105,7 @@ class FewShotImages:
         self, tasks: np.ndarray, queries: int, key: Key, draw: int = 0
     ) -> tuple[Examples, Examples]:
         """Support ``[M, N·K, C, H, W]`` and query ``[M, N·queries, C, H, W]``, class by class; labels 0 to N − 1."""
-        ways, shots = self.episodes.ways, self.episodes.shots
+        ways, shots = tasks.shape[1] // 2, self.episodes.shots
         pixels = np.empty((len(tasks), ways, shots + queries, *self.input_shape), np.uint8)
         for index, (task, row) in enumerate(zip(pixels, tasks.astype(np.int64), strict=True)):
             rng = key.generator(draw, index)
@@ -115,6 +119,19 @@ class FewShotImages:
         )
         return support, query
 
+    @property
+    def train_classes(self) -> int:
+        """All classes of training, turned ones included."""
+        return self._turns("train") * len(self.splits["train"].names)
+
+    def class_numbers(self, tasks: np.ndarray) -> np.ndarray:
+        """Of the classes of training tasks, among all of them: ``[M, 2N] -> [M, N]``."""
+        classes, turns = np.split(tasks.astype(np.int64), 2, axis=1)
+        return (classes - self._first["train"]) * self._turns("train") + turns
+
+    def _turns(self, split: Split) -> int:
+        return TURNS if self.rotated and split == "train" else 1
+
     def _draw(self, number: int, count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Different images of a class, in random order."""
         name = max((first, name) for name, first in self._first.items() if first <= number)[1]
@@ -124,14 +141,14 @@ class FewShotImages:
 
     def _check(self, name: Split) -> None:
         """Whether every task of a split, with as many queries as it may be asked for, can be drawn."""
-        ways, shots, queries, evaluated = self.episodes
+        ways, shots, queries = self.episodes.of(name), self.episodes.shots, self.episodes.queries
         split, key = self.splits[name], "problem.queries"
-        if name != "train" and evaluated is not None:
-            queries, key = evaluated, "evaluation.queries"
-        if len(split.names) < ways:
+        if name != "train" and self.episodes.evaluated is not None:
+            queries, key = self.episodes.evaluated, "evaluation.queries"
+        if (count := self._turns(name) * len(split.names)) < ways:
+            asked = "ways" if ways == self.episodes.ways else "train_ways"
             raise UnusableImagesError(
-                f"problem.ways is {ways}, but for {name} there are only {len(split.names)} classes; "
-                "lower it."
+                f"problem.{asked} is {ways}, but for {name} there are only {count} classes; lower it."
             )
         sizes = np.diff(split.starts)
         if (smallest := int(sizes.min())) < shots + queries:

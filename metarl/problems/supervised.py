@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from metarl.data import Examples, Meta, MetaBatch, Params
-from metarl.functional import few_shot, objectives
-from metarl.functional.adapt import InnerUpdate
-from metarl.functional.few_shot import Rule
+from metarl.functional import objectives
 from metarl.functional.losses import LOSSES
 from metarl.functional.objectives import Objective
-from metarl.functional.params import for_tasks
 from metarl.functional.tasks import Mapper, chunks, take
+from metarl.problems.learners import Adaptation, Learner
 from metarl.problems.modules import PerThread
-from metarl.problems.protocol import LearnRates, Split, Variant, initial_rates
+from metarl.problems.protocol import Split, Variant
 from metarl.seeding import Key
 
 if TYPE_CHECKING:
@@ -73,35 +71,15 @@ class Curves(Protocol):
         ...
 
 
-class Adaptation(NamedTuple):
-    """The inner loop.
-
-    Attributes:
-        steps: K.
-        update: rates, derivative order and adapted parameters.
-        learn_rates: which inner rates are learned, from ``update.lr``.
-        fresh_support: every inner step of training has examples of its own (Reptile's batches).
-        multi_step_until: iteration until which the query loss of every step counts (MAML++); 0: never.
-        per_step: parameters of which every step has its own, which are not adapted (MAML++'s normalisation).
-    """
-
-    steps: int = 1
-    update: InnerUpdate = InnerUpdate(0.01)
-    learn_rates: LearnRates = False
-    fresh_support: bool = False
-    multi_step_until: int = 0
-    per_step: frozenset[str] = frozenset()
-
-
 class SupervisedProblem:
-    """Gradient steps on a support set, judged on a query set.
+    """What a learner makes of a support set, judged on a query set.
 
     Args:
         source: of tasks and examples.
         make_network: makes the module. One with a method ``stacked(params [C, ...], x [C, N, ...])`` takes C tasks
             in one call, others by ``vmap``.
         loss: a key of ``LOSSES``: ``mse`` or ``cross_entropy``.
-        adaptation: the inner loop.
+        learner: how the support is learned from: `Adaptation`, the inner loop of gradient steps, or `Comparison`.
         tasks_at_once: C; None: all. 1 is the loop over tasks, which large networks on a CPU want, and modules that
             ``vmap`` does not serve, such as torch's own normalisation layers.
         device: of networks and examples.
@@ -113,16 +91,16 @@ class SupervisedProblem:
         source: TaskSource,
         make_network: MakeNetwork,
         loss: str = "mse",
-        adaptation: Adaptation | None = None,
+        learner: Learner | None = None,
         tasks_at_once: int | None = None,
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
         self.source, self.make_network = source, make_network
-        self.adaptation = adaptation or Adaptation()
+        self.learner = learner or Adaptation()
         self.loss, self.device = LOSSES[loss], torch.device(device)
         self.name, self.measure = type(source).__name__, self.loss.measure
-        self.network = self._new_network(0).to(self.device)
+        self.network = make_network(torch.Generator().manual_seed(0)).to(self.device)
         if next(self.network.buffers(), None) is not None:
             raise ValueError(
                 "a network with buffers keeps state between tasks, which adaptation cannot share; "
@@ -136,19 +114,11 @@ class SupervisedProblem:
         self._own_network = PerThread(self.network)
 
     def initial_meta(self, rng: np.random.Generator) -> Meta:
-        """The network's initial parameters, repeated for the steps that have their own; initial rates."""
-        network, row = self._new_network(int(rng.integers(2**62))), self.adaptation
-        theta = {}
-        for name, parameter in network.named_parameters():
-            value = parameter.detach().to(self.device)
-            theta[name] = value
-            if name in row.per_step:
-                theta[name] = value.expand(row.steps + 1, *value.shape).clone()
-        adapted = [name for name in row.update.names(theta) if name not in row.per_step]
-        rates = initial_rates(
-            {name: theta[name] for name in adapted}, row.learn_rates, row.update.lr, row.steps
-        )
-        return Meta(theta, rates)
+        """The network's initial parameters, and what the learner has beside them."""
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        parameters = self.make_network(generator).named_parameters()
+        theta = {name: value.detach().to(self.device) for name, value in parameters}
+        return self.learner.initial_meta(theta, generator)
 
     def sample_tasks(
         self, count: int, rng: np.random.Generator, split: Split = "train"
@@ -159,25 +129,18 @@ class SupervisedProblem:
     def collect(
         self, meta: Meta, tasks: np.ndarray, key: Key
     ) -> tuple[MetaBatch[Examples], dict[str, float]]:
-        """Support and query of each task; support is the same in every inner step unless it is to be fresh."""
-        support, query = self._examples(tasks, self.source.queries, key)
-        steps = [support] * self.adaptation.steps
-        if self.adaptation.fresh_support:
-            others = range(1, self.adaptation.steps)
-            steps[1:] = [self._examples(tasks, 0, key, draw)[0] for draw in others]
-        return MetaBatch(tuple(steps), query), {}
+        """Support and query of each task, as the learner wants them."""
+
+        def draw(number: int) -> tuple[Examples, Examples]:
+            return self._examples(tasks, 0 if number else self.source.queries, key, number)
+
+        return self.learner.collect(tasks, draw), {}
 
     def objective(
         self, meta: Meta, batch: MetaBatch[Examples], variant: Variant, iteration: int = 0
     ) -> Objective:
         """The outer objective of ``variant`` at a meta-iteration."""
-        row = self.adaptation
-        rule = self._rule(row.update.at(iteration))
-        if variant.reptile:
-            stacked = few_shot.reptile(rule)
-        else:
-            progress = iteration / row.multi_step_until if row.multi_step_until else 1.0
-            stacked = few_shot.post_update(rule, few_shot.step_weights(row.steps, progress))
+        stacked = self.learner.objective(self._apply, self.loss, variant, iteration)
         size = self.tasks_at_once or len(batch.query.y)
         return objectives.by_parts(stacked, batch, meta, self.mapper, size, curved=False)
 
@@ -204,14 +167,7 @@ class SupervisedProblem:
         self, meta: Meta, support: Examples, x: Tensor, rates: Sequence[float | Params]
     ) -> list[Tensor]:
         """Predictions at ``x`` ``[C, N, ...]`` after 0, 1, ... steps on ``support``, without derivatives."""
-        rule, found = self._rule(self.adaptation.update), []
-        with torch.no_grad():
-            params = for_tasks(meta.theta, len(x))
-            for step in range(len(rates) + 1):
-                found.append(rule.predict(params, x, step))
-                if step < len(rates):
-                    params = rule.step(params, step, support, rates[step])
-        return found
+        return self.learner.predictions(self._apply, self.loss, meta, support, x, rates)
 
     def examples_figure(
         self, meta: Meta, tasks: np.ndarray, rates: Sequence[float | Params], key: Key
@@ -246,12 +202,6 @@ class SupervisedProblem:
         """End the threads."""
         if self.pool:
             self.pool.shutdown()
-
-    def _rule(self, update: InnerUpdate) -> Rule:
-        return Rule(self._apply, self.loss, update, self.adaptation.per_step)
-
-    def _new_network(self, seed: int) -> nn.Module:
-        return self.make_network(torch.Generator().manual_seed(seed))
 
     def _examples(
         self, tasks: np.ndarray, queries: int, key: Key, draw: int = 0

@@ -8,7 +8,7 @@ is a class of configuration here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -19,18 +19,39 @@ from metarl.schema.learning import (
     TRPO,
     VPG,
     Adam,
+    Comparison,
     Descent,
     Inner,
+    MetaLSTM,
     RLInner,
     RLOuter,
     SupervisedInner,
     SupervisedOuter,
 )
 from metarl.schema.networks import GRU, MLP, Conv, GaussianMLP, SupervisedNetwork
-from metarl.schema.output import Evaluation, Output, RLEvaluation, SupervisedEvaluation
+from metarl.schema.output import (
+    ComparisonEvaluation,
+    Evaluation,
+    Output,
+    RLEvaluation,
+    SupervisedEvaluation,
+)
 from metarl.schema.problems import RLProblem, SupervisedProblem
 
-__all__ = ["PPO", "SGD", "TRPO", "VPG", "Adam", "Config", "Inner", "RLConfig", "SupervisedConfig"]
+__all__ = [
+    "PPO",
+    "SGD",
+    "TRPO",
+    "VPG",
+    "Adam",
+    "ComparisonConfig",
+    "Config",
+    "ExamplesConfig",
+    "Inner",
+    "LSTMConfig",
+    "RLConfig",
+    "SupervisedConfig",
+]
 
 
 class Config(Section):
@@ -54,7 +75,7 @@ class Config(Section):
     """What is learned, and from which data."""
     network: GaussianMLP | SupervisedNetwork
     """What is adapted."""
-    inner: Inner
+    inner: Inner | Comparison | MetaLSTM
     """Adaptation to a task."""
     outer: TRPO | VPG | PPO | Descent
     """Update of the initialisation."""
@@ -68,7 +89,7 @@ class Config(Section):
         if self.inner.learn_rates and self.evaluation.lr is not None:
             raise impossible(
                 "evaluation.lr",
-                "inner.learn_rates takes the learned rates: leave evaluation.lr out",
+                "the rates are learned: leave evaluation.lr out",
             )
         return self
 
@@ -126,32 +147,71 @@ class RLConfig(Config):
         )
 
 
-class SupervisedConfig(Config):
-    """Few-shot regression and classification."""
-
-    FAST_DEV_RUN = (
-        *("iterations=1", "outer.tasks=4", "evaluation.every=1", "evaluation.tasks=4"),
-        *("evaluation.queries=2", "evaluation.steps=2"),
-    )
+class ExamplesConfig(Config):
+    """Few-shot regression and classification, by whatever learner."""
 
     problem: SupervisedProblem
     """What is learned, and from which data."""
     network: SupervisedNetwork
     """What is adapted."""
-    inner: SupervisedInner
-    """Adaptation to a task."""
     outer: SupervisedOuter
     """Update of the initialisation."""
     evaluation: SupervisedEvaluation = SupervisedEvaluation()
     """Adaptation to held-out tasks."""
 
     @model_validator(mode="after")
-    def _settings_fit_together(self) -> SupervisedConfig:
+    def _rule_fits_the_rest(self) -> Self:
+        if isinstance(self.inner, Comparison):
+            if self.problem.kind != "images":
+                raise impossible("inner.rule", "it tells classes apart: take gradient for curves")
+        elif self.problem.kind == "images" and self.problem.train_ways is not None:
+            raise impossible(
+                "problem.train_ways",
+                "steps of adaptation need one output for each class: leave it out, or choose an "
+                "inner.rule that compares",
+            )
+        if self.outer.objective == "reptile" and not isinstance(self.inner, Inner):
+            raise impossible(
+                "outer.objective",
+                "it goes towards parameters that gradient steps adapt: leave it out",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _network_fits_the_data(self) -> Self:
         if isinstance(self.network, Conv):
             if self.problem.kind != "images":
                 raise impossible("network.kind", "it reads images: take mlp or gru for curves")
             if self.problem.side >> self.network.blocks < 1:
                 raise impossible("network.blocks", "each halves the image, to less than one pixel")
+        return self
+
+    @property
+    def protocol(self) -> str:
+        """How held-out tasks are measured."""
+        batch = (
+            "transductive: predictions depend on the other query examples (batch statistics of the "
+            "query, or its order), so their number changes the result"
+            if self.network.transductive
+            else "not transductive: no prediction depends on another query example"
+        )
+        queries = self.problem.queries_text(self.evaluation.queries)
+        return f"{HELD_OUT}; one support set and {queries} of each task; {batch}; {MEAN}"
+
+
+class SupervisedConfig(ExamplesConfig):
+    """Few-shot regression and classification by gradient steps."""
+
+    FAST_DEV_RUN = (
+        *("iterations=1", "outer.tasks=4", "evaluation.every=1", "evaluation.tasks=4"),
+        *("evaluation.queries=2", "evaluation.steps=2"),
+    )
+
+    inner: SupervisedInner
+    """Adaptation to a task."""
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> SupervisedConfig:
         if isinstance(self.network, GRU) and self.inner.per_step_normalisation:
             raise impossible("inner.per_step_normalisation", "a gru has no normalisation")
         if (
@@ -176,18 +236,51 @@ class SupervisedConfig(Config):
             )
         return self
 
-    @property
-    def protocol(self) -> str:
-        """How held-out tasks are measured."""
-        batch = (
-            "transductive: predictions depend on the other query examples (batch statistics of the "
-            "query, or its order), so their number changes the result"
-            if self.network.transductive
-            else "not transductive: no prediction depends on another query example"
-        )
-        queries = self.problem.queries_text(self.evaluation.queries)
-        return f"{HELD_OUT}; one support set and {queries} of each task; {batch}; {MEAN}"
 
+class ComparisonConfig(ExamplesConfig):
+    """Few-shot classification by comparison with the support: the reference learners."""
+
+    FAST_DEV_RUN = (
+        *("iterations=1", "evaluation.every=1", "evaluation.tasks=4", "evaluation.queries=2"),
+    )
+
+    network: SupervisedNetwork
+    """The embedding: the network without its last linear layer."""
+    inner: Comparison
+    """What is made of a task's support."""
+    outer: SupervisedOuter
+    """Update of the embedding."""
+    evaluation: ComparisonEvaluation = ComparisonEvaluation()
+    """Predictions on held-out tasks."""
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> ComparisonConfig:
+        if isinstance(self.network, GRU):
+            raise impossible(
+                "network.kind", "it reads a sequence, and embeds no example: take mlp or conv"
+            )
+        if isinstance(self.network, MLP) and not self.network.hidden_sizes:
+            raise impossible(
+                "network.hidden_sizes", "the hidden layers are the embedding: name at least one"
+            )
+        return self
+
+
+class LSTMConfig(ExamplesConfig):
+    """Few-shot regression and classification by an update that is learned as a whole."""
+
+    FAST_DEV_RUN = SupervisedConfig.FAST_DEV_RUN
+
+    inner: MetaLSTM
+    """Adaptation to a task."""
+
+
+RULES: dict[str, type[Config]] = {
+    "gradient": SupervisedConfig,
+    **dict.fromkeys(get_args(Comparison.model_fields["rule"].annotation), ComparisonConfig),
+    "lstm": LSTMConfig,
+}
+"""The class of configuration of each ``inner.rule``, where examples are learned from."""
 
 CONFIGS: dict[str, type[Config]] = {
     "rl": RLConfig,
@@ -199,6 +292,14 @@ CONFIGS: dict[str, type[Config]] = {
 
 def config_class(settings: Any) -> type[Config]:
     """The class that a file's settings are of; that of reinforcement learning where they do not say."""
-    problem = settings.get("problem") if isinstance(settings, Mapping) else None
-    kind = problem.get("kind") if isinstance(problem, Mapping) else None
-    return CONFIGS.get(kind, RLConfig) if isinstance(kind, str) else RLConfig
+    found = CONFIGS.get(_value(settings, "problem", "kind"), RLConfig)
+    if found is RLConfig:
+        return found
+    return RULES.get(_value(settings, "inner", "rule"), found)
+
+
+def _value(settings: Any, *keys: str) -> str:
+    """The text that a file's settings have at these keys; empty where there is none."""
+    for key in keys:
+        settings = settings.get(key) if isinstance(settings, Mapping) else None
+    return settings if isinstance(settings, str) else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -53,12 +53,37 @@ class RLInner(Inner):
 class SupervisedInner(Inner):
     """Adaptation to examples."""
 
+    rule: Literal["gradient"] = "gradient"
+    """How a task's support is learned from: by gradient steps, or by comparison (`Comparison`)."""
     multi_step_until: CountOrZero = 0
     """Iteration until which the loss after every step counts, less and less (MAML++); 0: never."""
     per_step_normalisation: bool = False
     """Every step has its own scale and shift of normalisation, which are not adapted (MAML++)."""
     fresh_support: bool = False
     """Every step of training has support examples of its own (Reptile's batches)."""
+
+
+class Comparison(Section):
+    """Comparison with a task's support in a learned embedding, without gradient steps."""
+
+    steps: ClassVar[int] = 0
+    learn_rates: ClassVar[bool] = False
+
+    rule: Literal["prototypical", "matching", "siamese", "nearest_neighbour"]
+    """How: with class means, with every example, in pairs; or in a plain classifier's features."""
+
+
+class MetaLSTM(Section):
+    """An update that is learned as a whole: a recurrent cell whose memory is the parameters."""
+
+    learn_rates: ClassVar[bool] = True
+
+    rule: Literal["lstm"]
+    """How a task's support is learned from: by a learned cell (Ravi & Larochelle's meta-learner LSTM)."""
+    steps: Count = 5
+    """Steps K."""
+    hidden_size: Count = 20
+    """Units of the cell's first layer."""
 
 
 class TRPO(Section):

@@ -74,6 +74,19 @@ class SupervisedEvaluation(Evaluation):
     """Query examples of each task (and class); null: as in training."""
 
 
+class ComparisonEvaluation(SupervisedEvaluation):
+    """Predictions on held-out tasks, without gradient steps."""
+
+    steps: CountOrZero = 0
+    """Gradient steps: there are none to take."""
+
+    @model_validator(mode="after")
+    def _nothing_is_adapted(self) -> ComparisonEvaluation:
+        if self.steps:
+            raise impossible("steps", "inner.rule takes no gradient steps: leave it out")
+        return self
+
+
 class Output(Section):
     """Where a run is kept, and how much of it."""
 

@@ -140,6 +140,8 @@ class Images(Section):
     """Support examples K of each class."""
     queries: Count
     """Query examples of each class while training."""
+    train_ways: Annotated[int, Field(ge=2)] | None = None
+    """Classes of a task while training, of learners that compare; null: as many as problem.ways."""
 
     @property
     def measure(self) -> str:
@@ -159,7 +161,8 @@ class Images(Section):
     @property
     def data_text(self) -> str:
         """The data of each task in words."""
-        return f"{self.ways} classes x {self.shots} support and {self.queries} query images"
+        ways = self.train_ways or self.ways
+        return f"{ways} classes x {self.shots} support and {self.queries} query images"
 
     def queries_text(self, queries: int | None) -> str:
         """So many query data in words."""

@@ -39,8 +39,8 @@ SPLITS = {
 }
 
 
-def source(ways=3, shots=2, queries=3, evaluated=None, **settings):
-    return FewShotImages(SPLITS, Episodes(ways, shots, queries, evaluated), **settings)
+def source(ways=3, shots=2, queries=3, evaluated=None, train_ways=None, **settings):
+    return FewShotImages(SPLITS, Episodes(ways, shots, queries, evaluated, train_ways), **settings)
 
 
 def content(part):
@@ -93,6 +93,37 @@ def test_turned_classes_are_classes_of_training_alone():
     assert any(len(set(row[:3])) < 3 for row in trained)
     assert all(len(set(zip(row[:3], row[3:], strict=True))) == 3 for row in trained)
     assert not held_out[:, 3:].any()
+
+
+def test_training_may_have_more_classes_to_a_task():
+    problem = source(train_ways=7, rotated=True)
+    for name, ways in (("train", 7), ("validation", 3), ("test", 3)):
+        tasks = problem.sample_tasks(4, np.random.default_rng(0), name)
+        support, query = problem.examples(tasks, 3, KEY)
+        assert tasks.shape == (4, 2 * ways)
+        assert support.y.tolist() == [[label for label in range(ways) for _ in range(2)]] * 4
+        values, _ = content(query)
+        expected = torch.as_tensor(tasks[:, :ways]).repeat_interleave(3, dim=1)
+        assert torch.equal(values // 10, expected.long())
+    with pytest.raises(
+        ValueError, match=r"problem\.train_ways is 17, but for train there are only 16 classes"
+    ):
+        source(train_ways=17, rotated=True)
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_every_class_of_training_has_a_number(rotated):
+    problem = source(rotated=rotated)
+    assert problem.train_classes == (16 if rotated else 4)
+    tasks = problem.sample_tasks(500, np.random.default_rng(0))
+    numbers = problem.class_numbers(tasks)
+    assert set(numbers.ravel()) == set(range(problem.train_classes))
+    seen = {}
+    for row, given in zip(tasks, numbers, strict=True):
+        for label in range(3):
+            own = row[label], row[3 + label]
+            assert seen.setdefault(given[label], own) == own
+    assert len(set(seen.values())) == len(seen)
 
 
 def test_what_a_task_gets_depends_on_its_place_the_key_and_the_draw():
