@@ -36,12 +36,14 @@ def meta_from_tensors(tensors: Mapping[str, Tensor], like: Meta) -> Meta:
     )
 
 
-def restore_outer(outer: Outer, checkpoint: Checkpoint, device: str) -> int:
+def restore_outer(outer: Outer, checkpoint: Checkpoint, meta: Meta, device: str) -> int:
     """Put an outer step's memory back.
 
     Args:
         outer: changed in place.
-        checkpoint: its tensors ``outer/<name>`` and its state ``outer`` are `Outer.state`.
+        checkpoint: its tensors ``outer/<name>`` and its state ``outer`` are `Outer.state`: single
+            numbers, and vectors ``[P]`` beside the meta-parameters.
+        meta: the meta-parameters, P numbers.
         device: of the tensors.
 
     Returns:
@@ -57,10 +59,18 @@ def restore_outer(outer: Outer, checkpoint: Checkpoint, device: str) -> int:
         for name, tensor in checkpoint.tensors.items()
         if name.startswith(OUTER)
     }
+    size = sum(value.numel() for part in meta for value in part.values())
+    for name, tensor in tensors.items():
+        _check_finite(f"{OUTER}{name}", tensor)
+        if tensor.shape not in {(), (size,)}:
+            raise CheckpointError(
+                f"the checkpoint does not fit the configuration: its {OUTER}{name} is "
+                f"{tuple(tensor.shape)}, where {size} numbers are learned."
+            )
     try:
         steps = int(checkpoint.state["env_steps"])
         outer.restore(tensors, checkpoint.state["outer"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint does not hold what outer.method needs ({error}); use the "
             "configuration that it was trained with."
@@ -84,4 +94,14 @@ def _restored(tensors: Mapping[str, Tensor], prefix: str, like: Params) -> Param
                 f"the checkpoint does not fit the configuration: its {prefix}{name} is {stored}, "
                 f"where {wanted} is configured; use the configuration that it was trained with."
             )
+        _check_finite(f"{prefix}{name}", found[name])
     return {name: found[name].to(tensor) for name, tensor in like.items()}
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    import torch
+
+    from metarl.checkpoints import CheckpointError
+
+    if tensor.dtype not in {torch.float32, torch.float64} or not tensor.isfinite().all():
+        raise CheckpointError(f"the checkpoint's {name} does not hold finite numbers.")
