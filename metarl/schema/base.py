@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(ge=1)]
@@ -16,6 +17,18 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Counts = Annotated[tuple[Count, ...], Field(strict=False)]
 Rates = Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
 Name = Annotated[str, Field(min_length=1)]
+
+
+def _path_name(text: str) -> str:
+    try:
+        if b"\0" not in os.fsencode(text):
+            return text
+    except UnicodeEncodeError:  # half a surrogate pair
+        pass
+    raise PydanticCustomError("path_name", "must be a path, of characters that names can have")
+
+
+PathName = Annotated[Name, AfterValidator(_path_name)]
 Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
 
 
