@@ -203,6 +203,8 @@ class Run:
         for record in records:
             self._show(record)
         for path in sorted(self.path.glob("figures/**/*.png")):
+            if not path.stem.isdecimal():
+                continue  # somebody else's
             if int(path.stem) <= iteration:
                 tag = path.parent.relative_to(self.path / "figures").as_posix()
                 self._board.image(tag, path.read_bytes(), int(path.stem))

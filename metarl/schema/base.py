@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -20,12 +19,9 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 def _path_name(text: str) -> str:
-    try:
-        if b"\0" not in os.fsencode(text):
-            return text
-    except UnicodeEncodeError:  # half a surrogate pair
-        pass
-    raise PydanticCustomError("path_name", "must be a path, of characters that names can have")
+    if "\0" in text:
+        raise PydanticCustomError("path_name", "must be a path, in which no character is NUL")
+    return text
 
 
 PathName = Annotated[Name, AfterValidator(_path_name)]
