@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import math
@@ -119,8 +118,10 @@ class Run:
         with disk.failures_as(RunError, self.path / METRICS):
             self._check_place()
             line = (json.dumps(record, allow_nan=False) + "\n").encode()
-            if self._metrics.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while (
+                line
+            ):  # what does not fit any more is cut short first, and refused with its cause then
+                line = line[self._metrics.write(line) :]
         self._show(record)
 
     def figure(self, tag: str, figure: Figure | bytes, iteration: int) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +113,7 @@ def new(directory: Path, *overrides: str) -> list[str]:
 
 def assert_one_sentence(ended: Ended, *parts: str) -> None:
     """Exit code 2 and one line on standard error, warnings aside, that holds every part."""
-    warnings = ("warning: ", "TensorBoard gets no more of this run (")
+    warnings = ("warning: ", "MuJoCo: ", "TensorBoard gets no more of this run (")
     lines = [line for line in ended.err.splitlines() if not line.startswith(warnings)]
     assert (ended.code, len(lines)) == (2, 1), ended
     assert lines[0].startswith("metarl: error: ")
@@ -145,6 +146,12 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert record(one) == record(other)
     assert board(one) == board(other)
     assert [line["iteration"] for line in record(other)] == list(range(second.iteration))
+
+
+def wait_until_stopped(pid: int) -> None:
+    """Until a process has taken a SIGSTOP."""
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.001)
 
 
 def resources(pid: int) -> tuple[int, int, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -141,11 +143,14 @@ def test_a_run_that_turns_read_only_ends_with_a_valid_checkpoint(server, tmp_pat
 
 
 def test_a_file_system_that_turns_read_only_ends_with_a_valid_checkpoint(server, tmp_path):
-    server.start(*driver.new(tmp_path, "iterations=100000"))
+    pid = server.start(*driver.new(tmp_path, "iterations=100000"))
     run = wait_for_lines(tmp_path, 2)
+    os.kill(pid, signal.SIGSTOP)  # a mount through which a file is being written stays writable
+    driver.wait_until_stopped(pid)
     with mounted(run, "--bind", str(run)):
         remount = ["mount", "-o", "remount,ro,bind", str(run)]
         subprocess.run(remount, check=True)
+        os.kill(pid, signal.SIGCONT)
         driver.assert_one_sentence(server.wait(), str(run), "Read-only file system")
         assert checkpoints.newest_valid(run)[1] == []
     assert_goes_on(server, run)

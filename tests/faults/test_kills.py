@@ -123,8 +123,7 @@ CALLS = ("mkdir", "openat", "write", "fsync", "close", "rename", "unlinkat")
 def kill_at_call(server, folder: Path, call: str, count: int) -> int:
     """Save under strace, which kills as it enters the ``count``-th ``call``; the exit code."""
     pid = server.start(str(folder), "stop", module="hooks")
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        time.sleep(0.001)
+    driver.wait_until_stopped(pid)
     inject = f"inject={call}:signal=SIGKILL:when={count}"
     command = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject, "-p", str(pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:

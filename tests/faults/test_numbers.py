@@ -179,7 +179,7 @@ MODULES = {
     "is not Python": ("def", "SyntaxError"),
     "registers nothing": ("", "NameNotFound"),
     "raises when made": (BROKEN, "RuntimeError: no licence"),
-    "draws too few tasks": (FEW, "must return 8 rows of finite numbers, but returned an array of"),
+    "draws too few tasks": (FEW, "must return 2 rows of finite numbers, but returned an array of"),
 }
 
 
