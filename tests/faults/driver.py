@@ -69,10 +69,8 @@ class Server:
         env: dict[str, str | None] | None = None,
     ) -> int:
         """Start a command; its process id. One that a failed test has left behind is ended first."""
-        if self._pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
-            self.wait()
+        self._end_what_is_left()
+        (self.scratch / "out").write_text("")  # else a test may read the last command's
         request = {
             "module": module,
             "argv": argv,
@@ -98,9 +96,16 @@ class Server:
 
     def close(self) -> None:
         """End the server."""
+        self._end_what_is_left()
         self._process.stdin.close()
         self._process.wait(timeout=60)
         self._process.stdout.close()
+
+    def _end_what_is_left(self) -> None:
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            self.wait()
 
     def _answer(self) -> dict[str, Any]:
         return json.loads(self._process.stdout.readline())
