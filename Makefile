@@ -5,11 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/cheetah_vel.yaml
 ARGS ?=
+FUZZ_SECONDS ?= 600
+ENDURANCE_SECONDS ?= 3600
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test slow faults data lint bench install clean
+.PHONY: run test slow faults fuzz endurance data lint bench install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -26,6 +28,14 @@ faults: $(STAMP)
 
 data: $(STAMP)
 	$(BIN)/python -m pytest -m data $(ARGS)
+
+fuzz: $(STAMP)
+	@for target in config checkpoint record; do \
+		$(BIN)/python tests/faults/fuzz.py $$target --seconds $(FUZZ_SECONDS) $(ARGS) || exit 1; \
+	done
+
+endurance: $(STAMP)
+	$(BIN)/python tests/faults/endurance.py --seconds $(ENDURANCE_SECONDS) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +70,7 @@ class Board:
         # Imported here, because it takes a second that not every command has to wait for.
         from torch.utils.tensorboard import SummaryWriter
 
+        _expect_failing_threads()
         for stale in self._directory.glob("events.out.tfevents.*"):
             stale.unlink()
         # A TensorBoard that is open forgets the replaced files at a purge from step 0.
@@ -110,6 +113,18 @@ class Board:
             writer.add_scalar(tag, value, iteration, walltime=time)
             if tag in by_steps and env_steps is not None:
                 writer.add_scalar(_by_env_steps(tag), value, int(env_steps), walltime=time)
+
+
+@functools.cache
+def _expect_failing_threads() -> None:
+    """No traceback of the writer's own thread: `Board` meets its failure at the next call, and says so."""
+    others = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            others(failure)
+
+    threading.excepthook = hook
 
 
 def _by_env_steps(tag: str) -> str:

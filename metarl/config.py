@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from metarl.schema import CONFIGS, RULES, Config, config_class
-from metarl.yaml12 import YAMLTextError, parse, render
+from metarl.yaml12 import YAMLTextError, parse, printable, render
 
 __all__ = ["Config", "ConfigError", "dump", "load"]
 
@@ -142,14 +142,15 @@ def _apply(override: str, settings: dict[str, Any]) -> Keys:
             f"{COMMAND_LINE}: {_show(override)} is not a setting; write KEY=VALUE, such as seed=2."
         )
     *sections, name = key.split(".")
-    value = _parse(text, f"{COMMAND_LINE}: {key}")
+    value = _parse(text, f"{COMMAND_LINE}: {printable(key)}")
     section = settings
     for depth, part in enumerate(sections):
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
-            parent = ".".join(sections[: depth + 1])
+            parent = printable(".".join(sections[: depth + 1]))
             raise ConfigError(
-                f"{COMMAND_LINE}: {key} cannot be set, because {parent} is {_show(section)}."
+                f"{COMMAND_LINE}: {printable(key)} cannot be set, because {parent} is "
+                f"{_show(section)}."
             )
     section[name] = value
     return (*sections, name)
@@ -175,13 +176,13 @@ def _sentence(
     source = COMMAND_LINE if overridden else file
     name = ".".join(map(str, path))
     if first["type"] == "extra_forbidden":
-        return f"{source}: {name} is not a setting; {_nearest(name, settings)}"
+        return f"{source}: {printable(name)} is not a setting; {_nearest(name, settings)}"
     if first["type"] in ("missing", "union_tag_not_found"):
         meaning = _known(config_class(settings), settings)[name]
         return f"{source}: {name} is missing; add it: {meaning}"
     value = _show(_look_up(settings, path))
     must = " or ".join(dict.fromkeys(said)).replace(" or must be ", " or ")
-    return f"{source}: {name} is {value}, but {must}."
+    return f"{source}: {printable(name)} is {value}, but {must}."
 
 
 def _path(mistake: Mapping[str, Any], settings: Any) -> Keys:
@@ -277,4 +278,6 @@ def _chosen(member: type[BaseModel], field: FieldInfo, values: Any) -> bool:
 
 def _show(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
+    if not text.isprintable():
+        text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 MISTAKE, INTERRUPTED, TERMINATED, PIPE_CLOSED = 2, 130, 143, 141
 EXPECTED = {
@@ -31,6 +33,10 @@ class UserError(Exception):
     """What the command line asks for cannot be done; one sentence that says why and what to do."""
 
 
+class LostOutputError(Exception):
+    """Standard output takes no more; the cause is an OSError."""
+
+
 class Terminated(BaseException):
     """The process was asked to end, by SIGTERM."""
 
@@ -46,22 +52,30 @@ def run_command(body: Callable[[], int], traceback: bool = False) -> int:
         The body's; 2 after an expected error, whose sentence goes to standard error; 130 after
         Ctrl-C; 143 after SIGTERM, unless the body handles it; 141 when nobody reads the output.
     """
-    before = signal.signal(signal.SIGTERM, _terminate)
+    _open_what_is_closed()
+    before, stdout = signal.signal(signal.SIGTERM, _terminate), sys.stdout
+    sys.stdout = _Output(stdout)
     try:
-        return body()
+        code = body()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except Terminated:
         return _say("terminated", TERMINATED)
-    except BrokenPipeError:
-        # What is still buffered has no reader either: without this the interpreter complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
+    except LostOutputError as error:
+        # What is still buffered cannot be written either: without this the interpreter complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        if isinstance(error.__cause__, BrokenPipeError):
+            return PIPE_CLOSED
+        return _say(f"error: {error}", MISTAKE)
     except Exception as error:
         if traceback or os.environ.get("METARL_TRACEBACK") == "1" or not is_expected(error):
             raise
         return _say(f"error: {error}", MISTAKE)
+    else:
+        return code
     finally:
+        sys.stdout = stdout
         signal.signal(signal.SIGTERM, before)
 
 
@@ -76,6 +90,39 @@ def is_expected(error: BaseException) -> bool:
             for name in names
         ),
     )
+
+
+class _Output:
+    """A stream whose failures are told from those of files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _output_named():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _output_named():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _output_named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LostOutputError(f"standard output cannot be written ({error.strerror}).") from error
+
+
+def _open_what_is_closed() -> None:
+    """Let standard streams that are closed lead nowhere: else the next file that is opened takes their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - it replaces one that stays open
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -65,11 +65,12 @@ def restore_outer(outer: Outer, checkpoint: Checkpoint, meta: Meta, device: str)
         wanted = () if name == COUNTER else (size,)
         if tuple(tensor.shape) != wanted:
             raise _misfit(f"{OUTER}{name}", tuple(tensor.shape), wanted)
+        _check_finite(f"{OUTER}{name}", tensor)
         tensors[name] = tensor.to(device)
     try:
         steps = int(checkpoint.state["env_steps"])
         outer.restore(tensors, checkpoint.state["outer"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint does not hold what outer.method needs ({error}); use the "
             "configuration that it was trained with."
@@ -84,6 +85,7 @@ def _restored(tensors: Mapping[str, Tensor], prefix: str, like: Params) -> Param
         wanted = tuple(like[name].shape) if name in like else "nothing"
         if stored != wanted:
             raise _misfit(f"{prefix}{name}", stored, wanted)
+        _check_finite(f"{prefix}{name}", found[name])
     return {name: found[name].to(tensor) for name, tensor in like.items()}
 
 
@@ -102,3 +104,12 @@ def _misfit(name: str, stored: object, wanted: object) -> Exception:
         f"the checkpoint does not fit the configuration: its {name} is {stored}, where {wanted} is "
         "configured; use the configuration that it was trained with."
     )
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    import torch
+
+    from metarl.checkpoints import CheckpointError
+
+    if tensor.dtype not in {torch.float32, torch.float64} or not tensor.isfinite().all():
+        raise CheckpointError(f"the checkpoint's {name} does not hold finite numbers.")

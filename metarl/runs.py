@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import math
@@ -71,9 +70,10 @@ class Run:
         try:
             with disk.failures_as(RunError, path):
                 system.write(path / SYSTEM)
-                # Last and whole: a folder is a run as soon as it has settings.
+                run = cls(path, settings)
+                # Last and whole: a folder is a run as soon as it has settings, and locked by then.
                 disk.replace(path / CONFIG, config.dump(settings).encode())
-                return cls(path, settings)
+                return run
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
@@ -118,8 +118,10 @@ class Run:
         with disk.failures_as(RunError, self.path / METRICS):
             self._check_place()
             line = (json.dumps(record, allow_nan=False) + "\n").encode()
-            if self._metrics.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while (
+                line
+            ):  # what does not fit any more is cut short first, and refused with its cause then
+                line = line[self._metrics.write(line) :]
         self._show(record)
 
     def figure(self, tag: str, figure: Figure | bytes, iteration: int) -> None:
@@ -189,6 +191,12 @@ class Run:
     def _rewind(self, iteration: int) -> None:
         """Take back everything from ``iteration`` on; TensorBoard's view is made again."""
         records = [each for each in read_metrics(self.path) if each["iteration"] < iteration]
+        try:
+            resumed = system.resumed(self.path / SYSTEM, iteration)
+        except ValueError:
+            raise RunError(
+                f"{self.path / SYSTEM}: is damaged; restore the file, or remove it."
+            ) from None
         self._metrics.close()
         lines = "".join(json.dumps(record) + "\n" for record in records)
         disk.replace(self.path / METRICS, lines.encode())
@@ -196,6 +204,8 @@ class Run:
         for record in records:
             self._show(record)
         for path in sorted(self.path.glob("figures/**/*.png")):
+            if not path.stem.isdecimal():
+                continue  # somebody else's
             if int(path.stem) <= iteration:
                 tag = path.parent.relative_to(self.path / "figures").as_posix()
                 self._board.image(tag, path.read_bytes(), int(path.stem))
@@ -205,7 +215,7 @@ class Run:
         checkpoints.remove_leftovers(self.path / "checkpoints")
         checkpoints.set_aside(self.path / "checkpoints", iteration)
         disk.replace(self.path / CONFIG, config.dump(self.config).encode())
-        system.add_resumption(self.path / SYSTEM, iteration)
+        disk.replace(self.path / SYSTEM, resumed)
 
 
 def find_run(run: str | Path, root: str | Path = "runs") -> Path:
@@ -225,12 +235,13 @@ def find_run(run: str | Path, root: str | Path = "runs") -> Path:
             raise RunError(f"{root}: holds no run; train one first, or name its folder.")
         return max(found, key=_created)
     path = Path(run)
-    if _is_checkpoint(path):
-        path = path.parent.parent
-    if not path.is_dir():
-        raise RunError(f"{path}: there is no such folder; name a run, or 'latest'.")
-    if not (path / CONFIG).is_file():
-        raise RunError(f"{path}: is not a run, it has no {CONFIG}; name a run, or 'latest'.")
+    with disk.failures_as(RunError, path):
+        if _is_checkpoint(path):
+            path = path.parent.parent
+        if not path.is_dir():
+            raise RunError(f"{path}: there is no such folder; name a run, or 'latest'.")
+        if not (path / CONFIG).is_file():
+            raise RunError(f"{path}: is not a run, it has no {CONFIG}; name a run, or 'latest'.")
     return path
 
 
@@ -271,12 +282,22 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
-        if not isinstance(record, dict) or not isinstance(record.get("iteration"), int):
+        if not _is_record(record):
             raise RunError(f"{path}: line {number} is damaged; restore the file.")
         records.append(record)
     return records
+
+
+def _is_record(record: Any) -> bool:
+    """Whether it is what `Run.log` writes."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("iteration"), int)
+        and isinstance(record.get("time"), int | float)
+        and all(value is None or isinstance(value, int | float) for value in record.values())
+    )
 
 
 def _is_checkpoint(path: Path) -> bool:

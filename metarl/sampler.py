@@ -143,6 +143,11 @@ class Sampler:
         bounds = np.linspace(0, tasks, min(threads, tasks) + 1).astype(int)
         self.shares = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
         self.envs = [make_env((part.stop - part.start) * episodes) for part in self.shares]
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let waves that other threads still sample end at their next step: nobody waits for them."""
+        self._stopped = True
 
     def close(self) -> None:
         """Close the environments."""
@@ -237,6 +242,8 @@ class Sampler:
         rewards = np.zeros((self.horizon, slots))
         mask = np.zeros((self.horizon, slots), dtype=bool)
         for t in range(self.horizon):
+            if self._stopped:
+                return
             seen = torch.from_numpy(obs).to(self.device, wave.obs.dtype).view(*grid, -1)
             if self.observe_task:
                 seen = torch.cat([seen, told], dim=-1)

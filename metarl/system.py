@@ -44,11 +44,18 @@ def write(path: Path) -> None:
     disk.replace(path, _to_json(describe()))
 
 
-def add_resumption(path: Path, iteration: int) -> None:
-    """Add what a run is continued on, under ``resumed``."""
-    record = json.loads(path.read_bytes()) if path.exists() else {}
-    resumed = [*record.get("resumed", []), {"iteration": iteration, **describe()}]
-    disk.replace(path, _to_json(record | {"resumed": resumed}))
+def resumed(path: Path, iteration: int) -> bytes:
+    """The record with what a run is continued on added to it, under ``resumed``.
+
+    Raises:
+        ValueError: the record is not what `write` or this wrote.
+    """
+    try:
+        record = json.loads(path.read_bytes()) if path.exists() else {}
+        before = [*record.get("resumed", [])]
+    except (AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    return _to_json(record | {"resumed": [*before, {"iteration": iteration, **describe()}]})
 
 
 def _to_json(value: Any) -> bytes:

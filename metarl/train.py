@@ -52,10 +52,10 @@ def parser() -> argparse.ArgumentParser:
 def read_command_line(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options, and every override that they amount to."""
     options = parser().parse_intermixed_args(arguments)
-    if options.config and "=" in options.config and not Path(options.config).exists():
+    if options.config and is_setting(options.config):
         options.overrides.insert(0, options.config)
         options.config = None
-    if options.resume and "=" in options.resume and not Path(options.resume).exists():
+    if options.resume and is_setting(options.resume):
         options.overrides.insert(0, options.resume)
         options.resume = "latest"
     overrides = options.overrides + [
@@ -64,6 +64,14 @@ def read_command_line(arguments: Sequence[str]) -> tuple[argparse.Namespace, lis
         if (value := getattr(options, key)) is not None
     ]
     return options, overrides
+
+
+def is_setting(argument: str) -> bool:
+    """Whether what stands in the place of a path is ``key=value`` instead."""
+    try:
+        return "=" in argument and not Path(argument).exists()
+    except OSError:  # longer than any path
+        return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

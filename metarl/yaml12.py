@@ -64,7 +64,7 @@ def render(value: Any) -> str:
     match value:
         case str():
             plain = _WORD.fullmatch(value) and parse(value) == value
-            return value if plain else f'"{"".join(map(_escape, value))}"'
+            return value if plain else _quoted(value)
         case list() | tuple():
             return f"[{', '.join(map(render, value))}]"
         case dict():
@@ -73,6 +73,15 @@ def render(value: Any) -> str:
             )
         case _:
             return json.dumps(value, allow_nan=False)
+
+
+def printable(text: str) -> str:
+    """The text for a message of one line: as it is, or quoted where it holds a line break and the like."""
+    return text if text.isprintable() else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return f'"{"".join(map(_escape, text))}"'
 
 
 def _escape(character: str) -> str:
@@ -113,7 +122,7 @@ def _plain(node: Node, yaml: YAML, key: str) -> Any:
             )
         inside = _join(key, name.value)
         if name.value in values:
-            raise YAMLTextError(f"line {line}: {inside} stands twice; keep one.")
+            raise YAMLTextError(f"line {line}: {printable(inside)} stands twice; keep one.")
         values[name.value] = _plain(value, yaml, inside)
     return values
 
@@ -126,7 +135,7 @@ def _scalar(node: ScalarNode, yaml: YAML, key: str) -> Any:
     except ValueError:
         line = node.start_mark.line + 1
         raise YAMLTextError(
-            f"line {line}: {key or 'this'} is no number that can be read; quote it."
+            f"line {line}: {printable(key) or 'this'} is no number that can be read; quote it."
         ) from None
 
 

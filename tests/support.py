@@ -192,7 +192,8 @@ class TargetEnv(gym.Env):
         random_end: episodes terminate after a number of steps drawn at reset, 1 to 6.
         fault: what goes wrong at step ``fault_step`` where task[0] > 0.5: raise, broken (a
             FloatingPointError), nan_reward, inf_reward, huge_reward, nan_obs, inf_obs, shape, vector_reward,
-            old_api (four values). At every step and task: constant (reward).
+            old_api (four values), no_obs (None). Where task[0] > 0.5 at reset: reset (raises). At every step and
+            task: constant (reward).
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -223,6 +224,8 @@ class TargetEnv(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
+        if self.fault == "reset" and self.task[0] > 0.5:
+            raise ZeroDivisionError("the motor does not start")
         self.actions, self.ended = [], False
         self.length = int(self.np_random.integers(1, 7)) if self.random_end else 0
         return np.ones(1), {}
@@ -239,7 +242,7 @@ class TargetEnv(gym.Env):
             if self.fault == "old_api":
                 return obs, reward, False, {}
             odd = {"nan_obs": np.full(1, np.nan), "inf_obs": np.full(1, np.inf)}
-            obs = (odd | {"shape": np.ones(2)}).get(self.fault, obs)
+            obs = (odd | {"shape": np.ones(2), "no_obs": None}).get(self.fault, obs)
             odd = {"nan_reward": np.nan, "inf_reward": -np.inf, "huge_reward": 1e30}
             reward = (odd | {"vector_reward": np.ones(2)}).get(self.fault, reward)
         reward = 1.0 if self.fault == "constant" else reward

@@ -202,6 +202,11 @@ def test_whole_numbers_serve_as_floats_and_become_them(write):
         ("a..b=1", '"a..b=1" is not a setting; write KEY=VALUE'),
         ("inner.lr=[1", "inner.lr: line 1: this is not YAML"),
         ("inner={lr: 1, lr: 2}", "inner: line 1: lr stands twice; keep one"),
+        ("a\nb=1", '"a\\U0000000ab" is not a setting'),
+        ("iterations.a\nb=1", '"iterations.a\\U0000000ab" cannot be set, because iterations is 3'),
+        ("a\nb=[1", '"a\\U0000000ab": line 1: this is not YAML'),
+        ('inner={"a\\nb": 1, "a\\nb": 2}', '"a\\U0000000ab" stands twice'),
+        ('seed="\\u2028"', 'seed is "\\u2028", but'),
     ],
 )
 def test_a_wrong_override_is_one_sentence_about_the_command_line(write, override, said):

@@ -1,10 +1,12 @@
 """How a command ends: exit codes, one sentence, no traceback."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -58,7 +60,9 @@ def test_every_kind_of_expected_error_is_there():
     kinds += [DatasetError, NonFiniteError]
     assert all(is_expected(kind("x")) for kind in [*kinds, SimulationError, DependencyNotInstalled])
     assert all(
-        hasattr(sys.modules[name], kind) for name, kinds in EXPECTED.items() for kind in kinds
+        hasattr(importlib.import_module(name), kind)
+        for name, kinds in EXPECTED.items()
+        for kind in kinds
     )
 
 
@@ -89,3 +93,36 @@ def test_a_reader_that_leaves_ends_it_quietly():
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == (b"", 141)
     process.stderr.close()
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_an_output_that_is_full_is_named(count):
+    """Whether it is noticed while printing, or at the end."""
+    code = f"""
+        import sys
+        from metarl.errors import run_command
+        sys.exit(run_command(lambda: [print("x" * 1000) for _ in range({count})] and 0))
+    """
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    said = "metarl: error: standard output cannot be written (No space left on device).\n"
+    assert (done.stderr, done.returncode) == (said, 2)
+
+
+def test_streams_that_are_closed_lead_nowhere():
+    code = """
+        import os, sys
+        from metarl.errors import run_command
+        def body():
+            print("to nobody", flush=True)
+            return os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free
+        sys.exit(run_command(body))
+    """
+    command = ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', sys.executable, "-c"]
+    assert subprocess.run([*command, textwrap.dedent(code)], check=False).returncode > 2

@@ -28,6 +28,7 @@ positive = st.floats(1e-300, 1e300)
 at_most_one = st.floats(0.0, 1.0, exclude_min=True)
 fractions = st.floats(0.0, 1.0, exclude_min=True, exclude_max=True)
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+paths = text.filter(lambda name: "\0" not in name)
 scalars = st.booleans() | st.integers() | st.floats(-1e300, 1e300) | text
 problems = st.builds(
     RLProblem,
@@ -78,7 +79,7 @@ configs = st.builds(
     inner=inners,
     outer=outers,
     evaluation=evaluations,
-    run=st.builds(Output, directory=text, checkpoint_every=counts, keep=counts),
+    run=st.builds(Output, directory=paths, checkpoint_every=counts, keep=counts),
 )
 
 

@@ -120,12 +120,14 @@ def test_resuming_in_place_keeps_everything(run, settings):
     run.close()
     before = (run.path / "metrics.jsonl").read_bytes()
     longer = settings.model_copy(update={"iterations": 20})
+    (run.path / "figures/mine.png").write_bytes(b"")
     with Run.reopen(run.path, 3, longer):
         assert (run.path / "metrics.jsonl").read_bytes() == before
         assert config.load(run.path / "config.yaml").iterations == 20
     assert sorted(path.name for path in run.path.glob("figures/curve/*")) == [
         f"00000{i}.png" for i in (1, 2, 3)
     ]
+    assert (run.path / "figures/mine.png").exists()
 
 
 def test_a_full_disk_is_one_sentence(run):

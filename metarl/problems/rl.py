@@ -190,7 +190,9 @@ class RLProblem:
 
     def close(self) -> None:
         """Close the environments and end the threads."""
-        if self.pool:  # first: after a failure in one thread, others may still be stepping
+        if self.pool:  # first: after a failure or an interruption, threads may still be stepping
+            for sampler in self._samplers.values():
+                sampler.stop()
             self.pool.shutdown(cancel_futures=True)
         for sampler in self._samplers.values():
             sampler.close()

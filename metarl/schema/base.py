@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(ge=1)]
@@ -16,6 +16,15 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Counts = Annotated[tuple[Count, ...], Field(strict=False)]
 Rates = Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
 Name = Annotated[str, Field(min_length=1)]
+
+
+def _path_name(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("path_name", "must be a path, in which no character is NUL")
+    return text
+
+
+PathName = Annotated[Name, AfterValidator(_path_name)]
 Names = Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from metarl.schema.base import Count, CountOrZero, Rates, Section, impossible
+from metarl.schema.base import Count, CountOrZero, PathName, Rates, Section, impossible
 
 
 class Evaluation(Section):
@@ -90,7 +90,7 @@ class ComparisonEvaluation(SupervisedEvaluation):
 class Output(Section):
     """Where a run is kept, and how much of it."""
 
-    directory: Annotated[str, Field(min_length=1)] = "runs"
+    directory: PathName = "runs"
     """Folder that holds the runs."""
     checkpoint_every: Count = 10
     """Iterations between checkpoints; the last iteration always makes one."""

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from metarl import published
 from metarl.published import Row
-from metarl.schema.base import Count, Name, Section, impossible
+from metarl.schema.base import Count, PathName, Section, impossible
 
 Scalar = bool | int | float | str
 
@@ -130,7 +130,7 @@ class Images(Section):
     """What is learned; rl: a policy, sinusoid: a curve, images: to tell classes apart."""
     data_set: Literal["omniglot", "mini-imagenet"]
     """Which images."""
-    data: Name | None = None
+    data: PathName | None = None
     """Folder that holds them; null: $METARL_DATA, else ~/.cache/metarl."""
     image_size: Annotated[int, Field(ge=1, le=512)] | None = None
     """Side in pixels; null: 28 for omniglot, 84 for mini-imagenet."""

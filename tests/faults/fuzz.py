@@ -1,4 +1,4 @@
-"""Feeds the readers of configurations and checkpoints what nobody would write, for as long as is asked.
+"""Feeds the readers of configurations, checkpoints and records what nobody would write, for as long as is asked.
 
     python tests/faults/fuzz.py config --seconds 600 --seed 1
     python tests/faults/fuzz.py checkpoint --seconds 600
@@ -9,6 +9,7 @@ A reader may read it or refuse it in one sentence; anything else is printed with
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import sys
@@ -21,75 +22,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metarl import checkpoints, config
-from metarl.checkpoints import MANIFEST, STATE, TENSORS, CheckpointError
+from metarl import checkpoints, config, runs
+from metarl.checkpoints import MANIFEST, STATE, TENSORS, Checkpoint, CheckpointError
 from metarl.config import ConfigError
+from metarl.data import Meta
+from metarl.functional.trpo import TrustRegion
+from metarl.metastate import meta_from_tensors, meta_to_tensors, restore_outer
+from metarl.outer import PPO, SGD, TRPO, Adam, Descent, Outer, Schedule
+from metarl.sealed import seal
 
 ROOT = Path(__file__).parent.parent.parent
 SLOW_SECONDS = 20.0
-FRAGMENTS = (
-    *(
-        ": ",
-        "- ",
-        "[",
-        "]",
-        "{",
-        "}",
-        ",",
-        "#",
-        "&a ",
-        "*a",
-        "!!int ",
-        "!!python/name:os.system ",
-        "|\n",
-        ">-\n",
-    ),
-    *(
-        "'",
-        '"',
-        "\\",
-        "\t",
-        "\n",
-        "---\n",
-        "...\n",
-        "%YAML 1.1\n",
-        "? ",
-        "<<: ",
-        "~",
-        "null",
-        "true",
-        ".nan",
-    ),
-    *(
-        "-.inf",
-        "1e999",
-        "0x1F",
-        "0o8",
-        "1_000",
-        "9" * 30,
-        "-0",
-        "1.0",
-        "2001-01-01",
-        "\u2028",
-        "\ufeff",
-        "\x00",
-    ),
-    *(
-        "é",
-        "\U0001f600",
-        "=",
-        "@",
-        "`",
-        "  ",
-        "    ",
-        "lr",
-        "seed",
-        "outer",
-        "method",
-        "problem.kind",
-        "a" * 200,
-    ),
-)
+SYNTAX = (": ", "- ", "[", "]", "{", "}", ",", "#", "&a ", "*a", "? ", "<<: ", "|\n", ">-\n")
+TAGS = ("!!int ", "!!python/name:os.system ", "---\n", "...\n", "%YAML 1.1\n", "=", "@", "`")
+QUOTES = ("'", '"', "\\", "\t", "\n", "  ", "    ", "\u2028", "\ufeff", "\x00", "é", "\U0001f600")
+VALUES = ("~", "null", "true", ".nan", "-.inf", "1e999", "0x1F", "0o8", "1_000", "-0", "1.0")
+NAMES = ("lr", "seed", "outer", "method", "problem.kind", "directory", "sha256", "iteration")
+ESCAPES = ('"\\0"', '"\\uD800"', "2001-01-01", "9" * 30, "9" * 5000, "a" * 200, "[" * 2000, "NaN")
+FRAGMENTS = (*SYNTAX, *TAGS, *QUOTES, *VALUES, *NAMES, *ESCAPES)
 
 
 def mutate(content: bytes, rng: np.random.Generator) -> bytes:
@@ -138,12 +88,36 @@ def fuzz_config(folder: Path, rng: np.random.Generator) -> bytes:
     return content
 
 
+META = Meta({"w": torch.arange(6.0).view(2, 3), "b": torch.zeros(2)}, {"w": torch.full((), 0.1)})
+
+
+def make_outers() -> list[Outer]:
+    """One of each, as settings make them."""
+    adam, sgd = Adam(Schedule(0.1)), SGD(Schedule(0.1))
+    return [TRPO(TrustRegion(), 0.9), Descent(adam), Descent(sgd), PPO(0.1, 0.2, 2, 0.01, 0.1)]
+
+
+def use(found: Checkpoint) -> None:
+    """Take it as --resume does: whoever reads it refuses it, or can go on."""
+    assert isinstance(found.state, dict)
+    meta = meta_from_tensors(found.tensors, META)
+    for part, expected in zip(meta, META, strict=True):
+        assert [value.shape for value in part.values()] == [v.shape for v in expected.values()]
+        assert all(value.isfinite().all() for value in part.values())
+    for outer in make_outers():
+        with contextlib.suppress(CheckpointError):
+            restore_outer(outer, found, META, "cpu")
+            assert all(value.isfinite().all() for value in outer.state()[0].values())
+
+
 def fuzz_checkpoint(folder: Path, rng: np.random.Generator) -> bytes:
-    """Read a checkpoint with one changed file, half of them with sums made right for it."""
+    """Read and use a checkpoint with one changed file, half of them with sums made right for it."""
     saved = folder / "000007"
     if not saved.exists():
-        tensors = {"theta/w": torch.arange(6.0).view(2, 3), "outer/step": torch.tensor(3)}
-        checkpoints.save(folder, 7, tensors, {"env_steps": 5, "outer": {}}, score=1.5)
+        memory = {"outer/average": torch.ones(9)}
+        state = {"env_steps": 5, "outer": {"steps": 3}}
+        checkpoints.save(folder, 7, meta_to_tensors(META) | memory, state, score=1.5)
+        use(checkpoints.load(saved))
         for name in (TENSORS, STATE, MANIFEST):
             (folder / name).write_bytes((saved / name).read_bytes())
     for name in (TENSORS, STATE, MANIFEST):
@@ -152,16 +126,29 @@ def fuzz_checkpoint(folder: Path, rng: np.random.Generator) -> bytes:
     whole = (saved / name).read_bytes()
     content = mutate(whole, rng)
     (saved / name).write_bytes(content)
-    sealed = rng.random() < 0.5 and seal(saved)
+    sealed = rng.random() < 0.5 and forge_sums(saved)
     (folder / "input").write_bytes(content)
     try:
         found = checkpoints.load(saved)
+        assert sealed or content == whole, "a change was not noticed"
+        use(found)
     except CheckpointError as error:
         expect_one_line(error)
+    return content
+
+
+def fuzz_record(folder: Path, rng: np.random.Generator) -> bytes:
+    """Read a changed record of metrics."""
+    lines = [{"iteration": i, "time": 1.5 * i, "return/pre": None, "env_steps": i} for i in (0, 1)]
+    content = mutate(b"".join(json.dumps(line).encode() + b"\n" for line in lines), rng)
+    (folder / "input").write_bytes(content)
+    (folder / runs.METRICS).write_bytes(content)
+    try:
+        found = runs.read_metrics(folder)
+    except runs.RunError as error:
+        expect_one_line(error)
     else:
-        assert sealed or content == whole, "a change was not noticed"
-        assert isinstance(found.state, dict)
-        assert all(isinstance(value, torch.Tensor) for value in found.tensors.values())
+        assert all(record["iteration"] + record["time"] is not None for record in found)
     return content
 
 
@@ -170,7 +157,7 @@ def expect_one_line(error: Exception) -> None:
     assert "\n" not in str(error), f"more than one line: {error}"
 
 
-def seal(saved: Path) -> bool:
+def forge_sums(saved: Path) -> bool:
     """Make the sums right, as someone who wants to deceive would; whether that was possible."""
     try:
         manifest = json.loads((saved / MANIFEST).read_bytes())
@@ -181,14 +168,14 @@ def seal(saved: Path) -> bool:
         }
     except (ValueError, AttributeError, TypeError, RecursionError):
         return False
-    sealed = hashlib.sha256(checkpoints._to_json(manifest)).hexdigest()
-    (saved / MANIFEST).write_bytes(checkpoints._to_json(manifest | {"sha256": sealed}))
+    (saved / MANIFEST).write_bytes(seal(manifest))
     return True
 
 
 TARGETS: dict[str, Callable[[Path, np.random.Generator], bytes]] = {
     "config": fuzz_config,
     "checkpoint": fuzz_checkpoint,
+    "record": fuzz_record,
 }
 
 

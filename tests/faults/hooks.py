@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from metarl import checkpoints
+from envs.half_cheetah_vector import HalfCheetahVectorEnv
+from metarl import checkpoints, outer
 
 FILE_SYSTEM = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 
@@ -89,6 +90,34 @@ def break_board() -> None:
         added(self, tag, *arguments, **options)
 
     SummaryWriter.add_scalar = failing
+
+
+def break_simulation(count: int, slot: int) -> None:
+    """The ``count``-th reset of half-cheetahs gives one of them a speed that MuJoCo does not stand."""
+    begin, left = HalfCheetahVectorEnv._begin, count
+
+    def begin_badly(env: Any, slots: Any) -> Any:
+        nonlocal left
+        left -= 1
+        obs = begin(env, slots)
+        if left == 0:
+            env._qvel[slot, 0] = 1e12
+        return obs
+
+    HalfCheetahVectorEnv._begin = begin_badly
+
+
+def spoil_step(how: str) -> None:
+    """TRPO's line search finds nothing better, or every Hessian-vector product points the other way."""
+    step = outer.trust_region_step
+
+    def step_badly(theta: Any, start: Any, evaluate: Any, *rest: Any) -> Any:
+        if how == "no candidate":
+            return step(theta, start, lambda _: start.outcome, *rest)
+        backwards = start._replace(curvature=lambda v: -start.curvature(v))
+        return step(theta, backwards, evaluate, *rest)
+
+    outer.trust_region_step = step_badly
 
 
 def main(arguments: list[str]) -> int:

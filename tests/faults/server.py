@@ -14,12 +14,15 @@ Standard error goes through a pipe, which no limit on files can close.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HERE = Path(__file__).parent
 PRELOADED = (
@@ -65,19 +68,29 @@ def become(request: dict[str, Any], err: int) -> int:
     return sys.modules[request["module"]].main(request["argv"])
 
 
+def end(code: int) -> NoReturn:
+    """End as the interpreter does, but for taking a thousand modules apart: threads, what is registered, buffers."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main() -> None:
     """Serve until standard input ends."""
     for name in PRELOADED:
         importlib.import_module(name)
     load("hooks", HERE / "hooks.py")
     load("support", HERE.parent / "support.py")
+    gc.freeze()  # else a child's first collection copies every page
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(reading)
-            sys.exit(become(json.loads(line), writing))
+            end(become(json.loads(line), writing))
         os.close(writing)
         print(json.dumps({"pid": pid}), flush=True)
         with os.fdopen(reading) as file:

@@ -54,16 +54,15 @@ def test_a_signal_at_any_time_leaves_a_run_that_goes_on(server, tmp_path, number
         assert server.run(f"iterations={done + 1}", "--resume", str(run)).code == 0
 
 
-def test_a_second_interrupt_ends_it_at_once_and_the_last_checkpoint_is_valid(server, tmp_path):
-    """Within an iteration of a minute or more: the first waits for its end, the second does not."""
-    pid = server.start(*driver.new(tmp_path, ENDLESS, "run.checkpoint_every=1"))
-    wait_for_line(server.scratch / "out", "2/")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_second_interrupt_ends_it_at_once_and_leaves_a_checkpoint(server, tmp_path, threads):
+    """Within an iteration of minutes: the first waits for its end, the second does not, nor for threads."""
+    short = ["problem.env=support:Target-v0", "iterations=2"]
+    assert server.run(*driver.new(tmp_path, *short)).code == 0
     run = runs.find_run("latest", tmp_path)
-    os.kill(pid, signal.SIGKILL)
-    server.wait()
-    long = ["problem.episodes=400", "problem.horizon=5000"]
+    long = ["iterations=4", "problem.horizon=2000000", f"threads={threads}"]
     pid = server.start(*long, "--resume", str(run))
-    wait_for_line(server.scratch / "out", "envs:")
+    wait_for_line(server.scratch / "out", "support:")
     time.sleep(0.5)
     os.kill(pid, signal.SIGINT)
     time.sleep(0.5)
@@ -72,10 +71,8 @@ def test_a_second_interrupt_ends_it_at_once_and_the_last_checkpoint_is_valid(ser
     ended = server.wait()
     assert time.monotonic() - began < 30
     assert (ended.code, ended.err) == (130, "metarl: interrupted\n")
-    assert runs.find_checkpoint(run)[0].iteration >= 2
-    ended = server.run(
-        "iterations=4", "problem.episodes=2", "problem.horizon=4", "--resume", str(run)
-    )
+    assert runs.find_checkpoint(run)[0].iteration == 2
+    ended = server.run("iterations=4", "problem.horizon=4", "--resume", str(run))
     assert ended.code == 0, ended
 
 
@@ -90,6 +87,29 @@ def test_a_reader_that_leaves_ends_the_run_quietly_and_it_can_go_on(server, tmp_
     run = runs.find_run("latest", tmp_path)
     done = runs.find_checkpoint(run)[0].iteration
     assert server.run(f"iterations={done + 1}", "--resume", str(run)).code == 0
+
+
+def test_an_output_that_is_full_is_named_and_the_run_can_go_on(server, tmp_path):
+    with Path("/dev/full").open("w") as full:
+        for arguments in (driver.new(tmp_path, "iterations=1"), [driver.CONFIG, "--print-config"]):
+            command = [*COMMAND, *arguments]
+            done = subprocess.run(
+                command, check=False, stdout=full, stderr=subprocess.PIPE, text=True
+            )
+            driver.assert_one_sentence(
+                driver.Ended(done.returncode, "", done.stderr),
+                "standard output cannot be written (No space left on device)",
+            )
+    run = runs.find_run("latest", tmp_path)
+    assert server.run("--resume", str(run)).code == 0
+
+
+def test_an_output_that_is_closed_does_not_matter_and_no_file_takes_its_place(tmp_path):
+    """As a service may start it: without input, output and errors."""
+    closed = 'exec "$0" "$@" <&- >&- 2>&-'
+    settings = driver.new(tmp_path, "iterations=2", "evaluation.every=2")
+    subprocess.run(["sh", "-c", closed, *COMMAND, *settings], check=True)
+    assert len(driver.record(runs.find_run("latest", tmp_path))) == 2
 
 
 def on_a_terminal(arguments: list[str], **environment: str) -> str:
@@ -157,6 +177,15 @@ def test_two_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_pat
     assert [child.wait(timeout=300) for child in children] == [0, 0]
     first, second = tmp_path.glob("*/*")
     driver.assert_same_run(first, second)
+
+
+def test_a_run_that_may_not_be_read_or_has_an_impossible_name_is_named(server, tmp_path):
+    (tmp_path / "hidden").mkdir(mode=0o000)
+    for name in (str(tmp_path / "hidden" / "run"), "x" * 300):
+        ended = server.run("--resume", name, hook=("obey_permissions",), cwd=tmp_path)
+        driver.assert_one_sentence(ended, name)
+    ended = server.run("a=" + "x" * 300, "--resume", "latest", cwd=tmp_path)
+    driver.assert_one_sentence(ended, "runs: holds no run")
 
 
 def test_a_second_process_is_refused_while_one_writes_the_run(server, tmp_path):

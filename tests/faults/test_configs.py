@@ -8,7 +8,16 @@ import driver
 import pytest
 import torch
 
-GOOD = Path(driver.CONFIG).read_text()
+GOOD = """\
+iterations: 3
+problem:
+  kind: rl
+  env: envs:Navigation2D-v0
+  horizon: 100
+  episodes: 2
+inner: {lr: 0.5}
+outer: {method: trpo, max_kl: 0.02}
+"""
 BOMB = "a: &a [x, x, x, x]\n" + "".join(
     f"{name}: &{name} [*{before}, *{before}, *{before}, *{before}]\n"
     for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -19,9 +28,11 @@ FILES = {
     "tabs": (GOOD.replace("  kind", "\tkind"), "a tab where YAML wants spaces"),
     "a key twice": (GOOD + "iterations: 3\n", "iterations stands twice"),
     "an unknown key": (GOOD + "itertions: 3\n", "did you mean iterations?"),
-    "a wrong type": (GOOD.replace("200", "'200'"), "must be a whole number"),
+    "a wrong type": (GOOD.replace("horizon: 100", "horizon: '100'"), "must be a whole number"),
     "nan": (GOOD.replace("lr: 0.5", "lr: .nan"), "must be a finite number"),
-    "inf": (GOOD.replace("max_kl: 0.01", "max_kl: .inf"), "must be a finite number"),
+    "inf": (GOOD.replace("max_kl: 0.02", "max_kl: .inf"), "must be a finite number"),
+    "a path that is none": (GOOD + 'run: {directory: "a\\0b"}\n', "must be a path"),
+    "half a character": (GOOD + 'run: {directory: "\\uD800"}\n', "must be a valid string"),
     "a tag that runs code": (GOOD + "seed: !!python/object/apply:os.mkdir [trap]\n", "tags (!)"),
     "another": (GOOD + "seed: !!python/object/new:os.system ['mkdir trap']\n", "tags (!)"),
     "aliases that expand": (BOMB, "anchors and aliases"),
@@ -32,9 +43,19 @@ OVERRIDES = {
     "a rate too few": (["evaluation.lr=[1.0]"], "one rate for each"),
     "an unknown policy on numbers": (["on_nonfinite=ignore"], "'raise' or 'skip_task'"),
     "no such environment": (["problem.env=envs:Nowhere-v0"], "envs:Nowhere-v0"),
+    "a parameter to adapt that is none": (
+        ["inner.adapt=[elbow.*]"],
+        "no parameter of this network",
+    ),
+    "a very long one": ([f"problem.env_kwargs.a={'x' * 300}"], "got an unexpected keyword"),
 }
-if not torch.cuda.is_available():
-    OVERRIDES["a GPU where there is none"] = (["device=cuda"], "no usable GPU")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_where_there_is_none_is_an_error_never_a_silent_cpu(server, tmp_path):
+    ended = server.run(driver.CONFIG, "device=cuda", cwd=tmp_path)
+    driver.assert_one_sentence(ended, "device is cuda", "no usable GPU")
+    assert_nothing_was_made(tmp_path)
 
 
 def assert_nothing_was_made(folder: Path, *allowed: str) -> None:
@@ -49,6 +70,12 @@ def test_a_file(server, tmp_path, case):
     ended = server.run(str(path), cwd=tmp_path)
     driver.assert_one_sentence(ended, str(path), said)
     assert_nothing_was_made(tmp_path, "a.yaml")
+
+
+def test_the_file_that_the_others_are_made_of_is_good(server, tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(GOOD)
+    assert server.run(str(path), "--print-config", cwd=tmp_path).code == 0
 
 
 def test_a_file_that_is_not_there(server, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 
 from metarl import checkpoints, runs
 from metarl.checkpoints import MANIFEST, STATE, TENSORS
+from metarl.sealed import seal
 
 SAVED, LENGTH = 3, 5
 
@@ -88,36 +89,52 @@ def spoil_file(newest: Path) -> str:
     return "there is no such checkpoint folder"
 
 
-def seal(newest: Path, **changes) -> None:
+def forge_sums(newest: Path, **changes) -> None:
     """Make the sums right for what the files hold now, as someone who wants to deceive would."""
     manifest = json.loads((newest / MANIFEST).read_text()) | changes
     manifest.pop("sha256")
     manifest["files"] = {
         name: hashlib.sha256((newest / name).read_bytes()).hexdigest() for name in (TENSORS, STATE)
     }
-    sealed = hashlib.sha256(checkpoints._to_json(manifest)).hexdigest()
-    (newest / MANIFEST).write_bytes(checkpoints._to_json(manifest | {"sha256": sealed}))
+    (newest / MANIFEST).write_bytes(seal(manifest))
 
 
 def spoil_format(newest: Path) -> str:
-    seal(newest, format=checkpoints.FORMAT + 1)
+    forge_sums(newest, format=checkpoints.FORMAT + 1)
     return "is of format 2, not 1"
 
 
-def spoil_shape(newest: Path) -> str:
-    seal(newest, iteration="three")
+def spoil_manifest(newest: Path) -> str:
+    forge_sums(newest, iteration="three")
     return "holds what metarl does not write"
 
 
 def spoil_state(newest: Path) -> str:
     (newest / STATE).write_text("{}")
-    seal(newest)
+    forge_sums(newest)
     return "does not hold what outer.method needs"
+
+
+def spoil_numbers(newest: Path) -> str:
+    change_tensors(newest, lambda name, value: value / 0.0 if name == "theta/log_std" else value)
+    return "theta/log_std does not hold finite numbers"
+
+
+def spoil_memory(newest: Path) -> str:
+    change_tensors(newest, lambda name, value: value[:-1] if name == "outer/average" else value)
+    return "its outer/average is (23,), where (24,) is configured"
+
+
+def change_tensors(newest: Path, change) -> None:
+    """Save the checkpoint anew, with its tensors changed."""
+    saved = checkpoints.load(newest)
+    tensors = {name: change(name, value) for name, value in saved.tensors.items()}
+    checkpoints.save(newest.parent, saved.iteration, tensors, saved.state, saved.score)
 
 
 SPOILS = (
     *(spoil_bit, spoil_random, spoil_folder, spoil_file),
-    *(spoil_format, spoil_shape, spoil_state),
+    *(spoil_format, spoil_manifest, spoil_state, spoil_numbers, spoil_memory),
 )
 
 
@@ -149,11 +166,33 @@ def test_a_malicious_pickle_is_never_executed(server, whole, run, newest, tmp_pa
     trap = tmp_path / "executed"
     (newest / name).write_bytes(pickle.dumps(Malicious(trap)))
     if sealed and name != MANIFEST:
-        seal(newest)
+        forge_sums(newest)
     assert_falls_back(server, whole, run)
     assert not trap.exists()
     pickle.loads(pickle.dumps(Malicious(trap)))
     assert trap.exists(), "the trap works"
+
+
+RECORDS = {
+    "a line too deep": (runs.METRICS, "[" * 100_000, "line 2 is damaged"),
+    "a line without its time": (runs.METRICS, '{"iteration": 1}', "line 2 is damaged"),
+    "a line of text": (runs.METRICS, '{"iteration": 1, "time": 1, "a": "b"}', "line 2 is damaged"),
+    "no JSON": (runs.SYSTEM, "{", "is damaged"),
+    "another value": (runs.SYSTEM, "[]", "is damaged"),
+    "another value inside": (runs.SYSTEM, '{"resumed": 3}', "is damaged"),
+}
+
+
+@pytest.mark.parametrize("case", RECORDS)
+def test_a_damaged_record_ends_it_before_anything_is_changed(server, run, case):
+    name, text, said = RECORDS[case]
+    lines = (run / runs.METRICS).read_text().splitlines()
+    content = text if name == runs.SYSTEM else "\n".join([lines[0], text, *lines[2:], ""])
+    (run / name).write_text(content)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    ended = server.run(f"iterations={LENGTH}", "--resume", str(run))
+    driver.assert_one_sentence(ended, str(run / name), said)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_no_run_starts_from_scratch_in_silence(server, whole, run):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import driver
@@ -32,7 +35,7 @@ def test_a_disk_that_is_full_at_the_start_or_later_is_named(server, whole, tmp_p
     reference = whole(ITERATIONS)
     hook = ("limit_file_size", size)
     ended = server.run(*driver.new(tmp_path, LENGTH), hook=hook)
-    driver.assert_one_sentence(ended, str(tmp_path), "File too large", board=True)
+    driver.assert_one_sentence(ended, str(tmp_path), "File too large")
     left = list(tmp_path.glob("*/*"))
     if not any((path / "config.yaml").exists() for path in left):
         assert not left, "a run that could not be made leaves nothing"
@@ -40,21 +43,41 @@ def test_a_disk_that_is_full_at_the_start_or_later_is_named(server, whole, tmp_p
     assert_resumable(server, left[0], reference)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting is root's")
+def test_a_disk_that_is_full_within_a_checkpoint_is_named(server, whole, tmp_path):
+    """Its tensors are the largest file: settings and record fit."""
+    wide = "network.hidden_sizes=[200]"
+    reference = whole(ITERATIONS, wide)
+    tensors = reference / "checkpoints" / f"{ITERATIONS:06d}" / checkpoints.TENSORS
+    size = tensors.stat().st_size - 100
+    assert size > 2 * (reference / "config.yaml").stat().st_size
+    ended = server.run(*driver.new(tmp_path, LENGTH, wide), hook=("limit_file_size", size))
+    (run,) = tmp_path.glob("*/*")
+    driver.assert_one_sentence(ended, str(run / "checkpoints"), "File too large")
+    assert list((run / "checkpoints").iterdir()) == [], "nothing is left of it"
+    assert_resumable(server, run, reference)
+
+
+@contextmanager
+def mounted(place: Path, *options: str) -> Iterator[None]:
+    """A file system there for as long as the block takes; skips the test where mounting is not allowed."""
+    done = subprocess.run(["mount", *options, str(place)], check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip(f"mounting is not allowed here: {done.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
 @pytest.mark.parametrize("size", ["16k", "32k", "48k"])
 def test_a_small_file_system_fills_up(server, whole, tmp_path, size):
     reference = whole(ITERATIONS)
     small, large = tmp_path / "small", tmp_path / "large"
     small.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(small)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
+    with mounted(small, "-t", "tmpfs", "-o", f"size={size}", "none"):
         ended = server.run(*driver.new(small, LENGTH))
-        driver.assert_one_sentence(ended, str(small), "No space left on device", board=True)
+        driver.assert_one_sentence(ended, str(small), "No space left on device")
         shutil.copytree(small, large)
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
     left = list(large.glob("*/*"))
     if left:
         assert_resumable(server, left[0], reference)
@@ -94,29 +117,52 @@ def test_a_folder_that_is_gone_ends_the_run_and_is_not_made_again(server, whole,
     run.rename(moved)  # at once: removing takes time, in which files are added
     if how == "removed":
         shutil.rmtree(moved)
-    driver.assert_one_sentence(server.wait(), str(run), "No such file or directory", board=True)
+    driver.assert_one_sentence(server.wait(), str(run), "No such file or directory")
     assert not list(tmp_path.glob(f"*/*/{runs.METRICS}"))
     assert not list(tmp_path.glob("*/*/checkpoints/[0-9]*"))
     if how == "moved":
         assert server.run(LENGTH, "--resume", str(moved)).code == 0
 
 
-def test_a_run_that_turns_read_only_ends_with_a_valid_checkpoint(server, whole, tmp_path):
-    reference = whole(ITERATIONS)
+@pytest.mark.parametrize("how", ["checkpoints", "every folder"])
+def test_a_run_that_turns_read_only_ends_with_a_valid_checkpoint(server, tmp_path, how):
     server.start(
         *driver.new(tmp_path, "iterations=100000"), hook=("obey_permissions",), cwd=tmp_path
     )
     run = wait_for_lines(tmp_path, 2)
-    (run / "checkpoints").chmod(0o555)
-    driver.assert_one_sentence(server.wait(), str(run), "Permission denied", board=True)
-    (run / "checkpoints").chmod(0o777)
-    assert checkpoints.newest_valid(run)[0].iteration >= 1
-    for path in checkpoints.in_order(run / "checkpoints"):
-        if int(path.name) >= ITERATIONS:
-            shutil.rmtree(path)
-    ended = server.run(LENGTH, "--resume", str(run))
+    folders = [run / "checkpoints"] if how == "checkpoints" else [run / "checkpoints", run]
+    for folder in folders:
+        folder.chmod(0o555)
+    driver.assert_one_sentence(server.wait(), str(run), "Permission denied")
+    if how != "checkpoints":
+        ended = server.run("--resume", str(run), hook=("obey_permissions",), cwd=tmp_path)
+        driver.assert_one_sentence(ended, str(run), "Permission denied")
+    for folder in folders:
+        folder.chmod(0o755)
+    assert_goes_on(server, run)
+
+
+def test_a_file_system_that_turns_read_only_ends_with_a_valid_checkpoint(server, tmp_path):
+    pid = server.start(*driver.new(tmp_path, "iterations=100000"))
+    run = wait_for_lines(tmp_path, 2)
+    os.kill(pid, signal.SIGSTOP)  # a mount through which a file is being written stays writable
+    driver.wait_until_stopped(pid)
+    with mounted(run, "--bind", str(run)):
+        remount = ["mount", "-o", "remount,ro,bind", str(run)]
+        subprocess.run(remount, check=True)
+        os.kill(pid, signal.SIGCONT)
+        driver.assert_one_sentence(server.wait(), str(run), "Read-only file system")
+        assert checkpoints.newest_valid(run)[1] == []
+    assert_goes_on(server, run)
+
+
+def assert_goes_on(server, run: Path) -> None:
+    """The newest checkpoint is valid, and the run goes on from it for an iteration."""
+    found, refused = checkpoints.newest_valid(run)
+    assert refused == []
+    ended = server.run(f"iterations={found.iteration + 1}", "--resume", str(run))
     assert ended.code == 0, ended
-    driver.assert_same_run(reference, run)
+    assert [line["iteration"] for line in driver.record(run)] == list(range(found.iteration + 1))
 
 
 def test_a_folder_of_runs_that_cannot_be_written_is_named(server, tmp_path):

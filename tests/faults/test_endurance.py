@@ -28,7 +28,7 @@ def test_memory_descriptors_and_threads_stay_flat(tmp_path, capsys):
 
 
 def test_a_leak_is_seen():
-    flat = [endurance.Sample(i, i, 1000 + (i % 2), 20, 3) for i in range(20)]
+    flat = [endurance.Sample(i, i, i, 1000 + (i % 2), 20, 3) for i in range(20)]
     endurance.assert_flat(flat)
     leaks = {
         "memory": [

@@ -14,7 +14,7 @@ _spec.loader.exec_module(fuzz)
 
 @pytest.mark.parametrize("target", fuzz.TARGETS)
 def test_every_input_is_read_or_refused_in_one_sentence(target, tmp_path):
-    assert fuzz.fuzz(target, seconds=20.0, seed=0, folder=tmp_path) > 10
+    assert fuzz.fuzz(target, seconds=10.0, seed=0, folder=tmp_path) > 10
 
 
 def test_a_reader_that_fails_is_seen(tmp_path, monkeypatch):

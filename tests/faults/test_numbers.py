@@ -28,12 +28,15 @@ FAULTS = {
     "nan_reward": "Target-v0, gradient step 0: rewards not finite in task",
     "inf_reward": "Target-v0, gradient step 0: rewards not finite in task",
     "nan_obs": "Target-v0, gradient step 0: obs not finite in task",
+    "inf_obs": "Target-v0, gradient step 0: obs not finite in task",
     "huge_reward": "support:Target-v0, gradient step 0: their spread not finite in task",
     "broken": "FloatingPointError: the motor is at infinity (task",
 }
 USERS = {
     "raise": "step 2: ZeroDivisionError: the motor is on fire (task",
     "shape": "step 2: ValueError: an observation of shape (2,), where (1,) was declared (task",
+    "no_obs": "step 2: ValueError: an observation of shape (), where (1,) was declared (task",
+    "reset": "reset: ZeroDivisionError: the motor does not start (task",
     "vector_reward": "step 2: ValueError",
     "old_api": "step 2: ValueError: not enough values to unpack",
 }
@@ -43,7 +46,9 @@ USERS = {
 def test_it_ends_the_run_in_a_sentence(server, tmp_path, fault):
     ended = server.run(*driver.new(tmp_path, "iterations=3", *environment(fault=fault)))
     driver.assert_one_sentence(ended, "Target-v0", (FAULTS | USERS)[fault])
-    assert_finite(runs.find_run("latest", tmp_path))
+    run = runs.find_run("latest", tmp_path)
+    assert driver.record(run) == [], "it is caught in the iteration that it comes up in"
+    assert_finite(run)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -86,6 +91,24 @@ def test_an_inner_rate_that_throws_the_parameters_away_is_named(server, tmp_path
     assert_finite(runs.find_run("latest", tmp_path))
 
 
+@pytest.mark.parametrize("policy", ["raise", "skip_task"])
+def test_a_simulation_that_mujoco_resets_in_silence_is_named(server, tmp_path, policy):
+    """Its observations stay finite: the warning counters tell. In the third iteration's second wave."""
+    settings = ["problem.env=envs:HalfCheetahVel-v0", "iterations=4", f"on_nonfinite={policy}"]
+    said = "HalfCheetahVel-v0, slot 3, step 0: "
+    ended = server.run(*driver.new(tmp_path, *settings), hook=("break_simulation", 6, 3))
+    run = runs.find_run("latest", tmp_path)
+    if policy == "raise":
+        driver.assert_one_sentence(ended, said, "qvel", "(task 1 [", "episode 1)")
+        assert [line["iteration"] for line in driver.record(run)] == [0, 1]
+        assert checkpoints.newest_valid(run)[0].iteration == 2
+    else:
+        assert ended.code == 0, ended
+        assert said in ended.err
+        assert [line["outer/skipped_tasks"] for line in driver.record(run)] == [0.0, 0.0, 1.0, 0.0]
+    assert_finite(run)
+
+
 UNUSUAL = {
     # Over more steps the baseline would leave a remainder that depends on the time.
     "constant rewards": [*environment(fault="constant"), "problem.horizon=1"],
@@ -93,7 +116,8 @@ UNUSUAL = {
         *("outer.tasks=1", "problem.episodes=1", "problem.horizon=1"),
     ],
     "actions of 1e30": ["network.initial_std=1e30"],
-    "no line search that succeeds": ["outer.max_kl=1e30"],
+    "no candidate": [],
+    "negative curvature": [],
     "an episode that never ends": environment(),
     "episodes that end early": environment(random_end="true"),
 }
@@ -101,7 +125,9 @@ UNUSUAL = {
 
 @pytest.mark.parametrize("case", UNUSUAL)
 def test_the_unusual_goes_through_with_finite_numbers(server, tmp_path, case):
-    ended = server.run(*driver.new(tmp_path, "iterations=3", *UNUSUAL[case]))
+    rejected = case in ("no candidate", "negative curvature")
+    hook = ("spoil_step", case) if rejected else ()
+    ended = server.run(*driver.new(tmp_path, "iterations=3", *UNUSUAL[case]), hook=hook)
     assert ended.code == 0, ended
     run = runs.find_run("latest", tmp_path)
     lines = driver.record(run)
@@ -109,12 +135,16 @@ def test_the_unusual_goes_through_with_finite_numbers(server, tmp_path, case):
     for line in lines:
         assert all(value is not None and math.isfinite(value) for value in line.values()), line
     assert_finite(run)
-    if case == "no line search that succeeds":
+    if rejected:
+        assert {line["outer/line_search_trials"] for line in lines} == {
+            15.0 * (case == "no candidate")
+        }
         assert [line["outer/accepted"] for line in lines] == [0.0] * 3
         first, last = (
             checkpoints.load(run / "checkpoints" / f"00000{count}").tensors for count in (1, 3)
         )
-        assert all((first[name] == last[name]).all() for name in first)
+        theta = [name for name in first if name.startswith("theta/")]
+        assert all((first[name] == last[name]).all() for name in theta)
     if case == "constant rewards":
         assert all(line["outer/grad_norm"] == line["return/gain"] == 0.0 for line in lines)
     if case == "an episode that never ends":
@@ -149,7 +179,7 @@ MODULES = {
     "is not Python": ("def", "SyntaxError"),
     "registers nothing": ("", "NameNotFound"),
     "raises when made": (BROKEN, "RuntimeError: no licence"),
-    "draws too few tasks": (FEW, "must return 8 rows of finite numbers, but returned an array of"),
+    "draws too few tasks": (FEW, "must return 2 rows of finite numbers, but returned an array of"),
 }
 
 
