@@ -176,7 +176,7 @@ class SupervisedProblem:
             progress = iteration / row.multi_step_until if row.multi_step_until else 1.0
             stacked = few_shot.post_update(rule, few_shot.step_weights(row.steps, progress))
         size = self.tasks_at_once or len(batch.query.y)
-        return objectives.by_parts(stacked, batch, meta, self.mapper, size, curved=False)
+        return objectives.by_parts(stacked, batch, meta, self.mapper, size)
 
     def adaptation_curve(
         self,
