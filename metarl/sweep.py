@@ -142,7 +142,7 @@ def _opened(sweep: Sweep, maximise: bool) -> Iterator[Any]:
             )
         study.set_user_attr("sweep", sweep.definition())
         yield study
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         said = str(error).splitlines()[0]
         raise UserError(
             f"{file}: cannot be used ({said}); move it away, or choose another --name."

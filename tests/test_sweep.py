@@ -264,6 +264,15 @@ def test_a_study_that_cannot_be_read_is_named(optuna, tmp_path, capsys):
     assert answer.count("\n") == 1
 
 
+def test_a_study_that_cannot_be_written_is_named(optuna, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise optuna.exceptions.StorageInternalError("disk full\nand much more")
+
+    monkeypatch.setattr(optuna, "create_study", fail)
+    assert sweep.main(arguments(tmp_path)) == 2
+    assert "cannot be used (disk full); move it away" in capsys.readouterr().err
+
+
 def test_two_processes_do_not_run_one_sweep(optuna, tmp_path, capsys):
     folder = tmp_path / "sweeps" / "nav2d"
     folder.mkdir(parents=True)
