@@ -6,22 +6,17 @@ Memory and growth are measured in one child process for each size, so that no si
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from measuring import rounds, sizes, solvers, stages
+from measuring import children, rounds, sizes, solvers, stages
 from measuring.report import Report, parser
 from published import update as published
 from published.sampling import Workers
 
 from metarl.functional.params import flatten_meta, unflatten_meta
 from metarl.functional.trpo import TrustRegion
-from metarl.problems.rl import RLProblem
 from metarl.schema import Config
 from metarl.seeding import Stream, generator
 from metarl.train import Training, meta_iteration
@@ -39,51 +34,12 @@ QUICK_GROWTH = {"outer.tasks": (2,), "inner.steps": (2,)}
 WORKERS = 2
 
 
-def measure_here(settings: Config, count: int) -> dict[str, Any]:
-    """Train for ``count`` iterations after a warm-up: seconds, stages, memory."""
-    taken, split = [], []
-    with Training(settings) as training:
-        assert isinstance(training.problem, RLProblem)
-        before = stages.peak_mib()
-        with stages.watched(training.problem) as watch:
-            for _ in range(1 + count):
-                watch.take()
-                taken.append(rounds.timed(lambda: meta_iteration(training) and None))
-                split.append(watch.take())
-    names = stages.STAGES
-    return {
-        "seconds": rounds.median(rounds.walls(taken[1:])),
-        "cpu": rounds.median(rounds.cpus(taken[1:])),
-        "stages": {name: rounds.median([each[name] for each in split[1:]]) for name in names},
-        "peak MiB": stages.peak_mib(),
-        "before MiB": before,
-        "walls": rounds.walls(taken[1:]),
-    }
-
-
-def measure_in_child(
-    preset: str, overrides: Sequence[str], options: argparse.Namespace
-) -> dict[str, Any]:
-    """The same in a process of its own."""
-    order = json.dumps([preset, options.quick, list(overrides), options.rounds])
-    command = [sys.executable, __file__, "--child", order]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def child(order: str) -> None:
-    """What the process does."""
-    preset, quick, overrides, count = json.loads(order)
-    print(json.dumps(measure_here(sizes.settings_of(preset, quick, overrides), count)))
-
-
 def split(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The configured size, by number of threads."""
     rows = []
     for threads in options.threads:
         given = [f"threads={threads}", f"seed={options.seed}"]
-        found = measure_in_child(preset, given, options)
+        found = children.measure(preset, options.quick, given, options.rounds)
         rows.append({"preset": preset, "threads": threads} | found.pop("stages") | found)
     return rows
 
@@ -94,7 +50,7 @@ def growth(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     for key, values in (QUICK_GROWTH if options.quick else GROWTH).items():
         for value in values:
             given = [f"threads={max(options.threads)}", f"seed={options.seed}", f"{key}={value}"]
-            found = measure_in_child(preset, given, options)
+            found = children.measure(preset, options.quick, given, options.rounds)
             spent = found.pop("stages")
             update = sum(spent[name] for name in stages.STAGES[3:])
             row = {"preset": preset, "setting": key, "value": str(value), "update": update}
@@ -178,9 +134,6 @@ def against_published(preset: str, options: argparse.Namespace) -> list[dict[str
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--child"]:
-        child(sys.argv[2])
-        return
     arguments = parser(__doc__)
     arguments.add_argument(
         "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure"

@@ -77,15 +77,17 @@ def _make_rl(settings: RLConfig, device: str, threads: int) -> Problem:
     family = EnvironmentFamily(
         problem.env, problem.env_kwargs, problem.horizon, problem.observe_task
     )
+    trpo = settings.outer if isinstance(settings.outer, TRPO) else None
     names = _names(make_policy(family.obs_size, family.action_size, _any_generator()))
     return RLProblem(
         family,
         make_policy,
         Sampling(problem.episodes, problem.discount, problem.gae_lambda),
         Adaptation(inner.steps, _update(inner, names), inner.estimator, inner.learn_rates),
-        autograd=isinstance(settings.outer, TRPO) and settings.outer.curvature == "autograd",
+        autograd=trpo is not None and trpo.curvature == "autograd",
         device=device,
         threads=threads,
+        chunk=None if trpo is None or trpo.chunk == "auto" else trpo.chunk,
     )
 
 

@@ -23,6 +23,7 @@ class Stream(IntEnum):
     EVALUATION_DATA = 4
     RENDERING = 5
     VALIDATION_TASKS = 6
+    SWEEP = 7
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

@@ -95,15 +95,12 @@ def _main(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.print_config:
         print(config.dump(settings), end="")
         return 0
-    from metarl.runs import Run
-
     name = "fast-dev-run" if options.fast_dev_run else Path(options.config).stem
-    with Training(settings) as training, Run.create(settings, name, options.run_dir) as run:
-        return train(training, run)
+    return start(settings, name, options.run_dir)[0]
 
 
 def _resume(options: argparse.Namespace, overrides: list[str]) -> int:
-    from metarl import checkpoints, runs
+    from metarl import runs
 
     root = options.run_dir or (
         config.load(options.config).run.directory if options.config else "runs"
@@ -113,6 +110,21 @@ def _resume(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.print_config:
         print(config.dump(settings), end="")
         return 0
+    return resume(path, settings)
+
+
+def start(settings: Config, name: str, directory: str | Path | None = None) -> tuple[int, Path]:
+    """Train in a new run of the group ``name``; the exit code of `train`, and the run's folder."""
+    from metarl.runs import Run
+
+    with Training(settings) as training, Run.create(settings, name, directory) as run:
+        return train(training, run), run.path
+
+
+def resume(path: Path, settings: Config) -> int:
+    """Go on with a run from its newest checkpoint that can be used; the exit code of `train`."""
+    from metarl import checkpoints, runs
+
     with Training(settings) as training:
         found, refused = checkpoints.newest_valid(path, training.restore)
         for reason in refused:

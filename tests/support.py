@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional.adapt import InnerUpdate
@@ -177,6 +180,37 @@ def close(actual: Any, expected: Any, tolerance: float) -> None:
     scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
     error = float((actual - expected).abs().max()) if expected.numel() else 0.0
     assert error <= tolerance * scale, f"off by {error:.3e}, scale {scale:.3e}"
+
+
+class Allocations(TorchDispatchMode):
+    """Remembers, without keeping it alive, the memory of every tensor that an operation of this thread makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given, result = self.storages((args, kwargs)), function(*args, **(kwargs or {}))
+        # A view of what was given, or what was written into, is no allocation.
+        self.made |= {
+            place: size for place, size in self.storages(result).items() if place not in given
+        }
+        return result
+
+    @staticmethod
+    def storages(tree: Any) -> dict[StorageWeakRef, int]:
+        leaves = torch.utils._pytree.tree_leaves(tree)
+        found = [leaf.untyped_storage() for leaf in leaves if isinstance(leaf, Tensor)]
+        return {StorageWeakRef(storage): storage.nbytes() for storage in found}
+
+
+def held_by(make: Callable[[], Any]) -> int:
+    """Bytes of all tensors that ``make`` allocates and its result, graphs and closures included, still needs."""
+    with Allocations() as allocated:
+        result = make()
+        held = sum(size for place, size in allocated.made.items() if not place.expired())
+    del result
+    return held
 
 
 class TargetEnv(gym.Env):

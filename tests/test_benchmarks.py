@@ -158,3 +158,14 @@ def test_the_iteration_benchmark_accounts_for_the_seconds(tmp_path):
         assert 0 < row["before MiB"] <= row["peak MiB"]
     names = [row["what"] for row in results["Against the published way"]]
     assert names == ["ours", "ours, plain CG", "collect", "update 1", "published, 1 torch threads"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_memory_benchmark_holds_as_many_tasks_as_it_says(tmp_path):
+    (rows,) = run("memory", tmp_path).values()
+    assert [row["chunk"] for row in rows] == ["1", "auto"]
+    assert rows[0]["kept"] == 1
+    assert rows[1]["kept"] > 3
+    assert all(0 < row["before MiB"] <= row["peak MiB"] for row in rows)
+    assert all(0 < row["products"] < row["update"] < row["seconds"] for row in rows)

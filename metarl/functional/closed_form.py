@@ -8,7 +8,7 @@ For K inner steps J is the product J_K ⋯ J_1. The result is that of :func:`met
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -31,7 +31,7 @@ from metarl.functional.gaussian_mlp import (
 )
 from metarl.functional.objectives import Linearisation, Objective, mean_outcome
 from metarl.functional.params import descend, flatten, for_tasks, unflatten
-from metarl.functional.tasks import Mapper, chunks, count_tasks, take
+from metarl.functional.tasks import Mapper, chunks, count_kept, count_tasks, keep_first, take
 
 
 class Query(NamedTuple):
@@ -52,24 +52,91 @@ class Query(NamedTuple):
     outcome: Outcome
 
 
-class Part(NamedTuple):
-    """What one chunk of tasks keeps between the products of one outer step."""
+class Activations(NamedTuple):
+    """What the products of an outer step need of C tasks; nearly all of the update's memory.
 
-    support: tuple[Episodes, ...]
+    It follows from θ and the episodes alone, to the last bit, so that it can be made anew instead of being kept.
+
+    Attributes:
+        tapes: of each inner step.
+        query: at φ.
+    """
+
     tapes: tuple[Tape, ...]
     query: Query
-    gradient: Tensor
 
 
-def _adapt(
-    arch: Architecture, theta: Params, support: tuple[Episodes, ...], lr: float, taped: bool
-) -> tuple[Params, tuple[Tape, ...]]:
-    params, tapes = for_tasks(theta, count_tasks(support)) if support else theta, []
-    for episodes in support:
-        gradient, tape = policy_gradient(arch, params, episodes, taped)
-        params = descend(params, gradient, lr)
-        tapes.append(tape)
-    return params, tuple(tapes)
+class Surrogate(NamedTuple):
+    """Value and derivatives for C tasks at a time, each task by itself: results are ``[C, ...]``.
+
+    Attributes:
+        arch: the policy's architecture.
+        estimator: of the inner loss.
+        inner: the inner update.
+        like: names and shapes of θ.
+    """
+
+    arch: Architecture
+    estimator: Estimator
+    inner: InnerUpdate
+    like: Params
+
+    def evaluate(self, vector: Tensor, part: MetaBatch[Episodes]) -> Outcome:
+        """Loss and KL at θ = ``vector`` ``[P]``."""
+        return self._post_update(vector, part, taped=False)[1].outcome
+
+    def activations(self, vector: Tensor, part: MetaBatch[Episodes]) -> Activations:
+        """Of one forward and backward pass of every step at θ = ``vector`` ``[P]``."""
+        tapes, query = self._post_update(vector, part, taped=True)
+        return Activations(tapes, query)
+
+    def gradient(self, part: MetaBatch[Episodes], at: Activations) -> Tensor:
+        """Jᵀ ∇S(φ), ``[C, P]``."""
+        query = at.query
+        per_step = -(query.ratio * part.query.advantages * query.step_weights)
+        gradient, _ = likelihood_gradient(
+            *(self.arch, query.params, part.query, query.passed),
+            per_step.flatten(1).unsqueeze(1),
+        )
+        return flatten(self._pull(part, at, gradient), 1)
+
+    def product(self, part: MetaBatch[Episodes], at: Activations, tangent: Params) -> Tensor:
+        """Jᵀ F J · ``tangent``, which is the same for all tasks: ``[C, P]``."""
+        query = at.query
+        moved = self._push(part, at, for_tasks(tangent, len(query.ratio)))
+        weights = query.step_weights.flatten(1).unsqueeze(1)
+        bent = fisher_product(self.arch, query.params, query.passed, weights, moved)
+        return flatten(self._pull(part, at, bent), 1)
+
+    def factors(self, at: Activations) -> kfac.Factors:
+        """The Kronecker factors of F."""
+        weights = at.query.step_weights.flatten(1).unsqueeze(1)
+        return kfac.factors(self.arch, at.query.params, at.query.passed, weights)
+
+    def _post_update(
+        self, vector: Tensor, part: MetaBatch[Episodes], taped: bool
+    ) -> tuple[tuple[Tape, ...], Query]:
+        params, tapes = for_tasks(unflatten(vector, self.like), count_tasks(part)), []
+        for episodes in part.support:
+            gradient, tape = policy_gradient(self.arch, params, episodes, taped)
+            params = descend(params, gradient, self.inner.lr)
+            tapes.append(tape)
+        return tuple(tapes), _query(self.arch, params, part.query, taped)
+
+    def _push(self, part: MetaBatch[Episodes], at: Activations, tangent: Params) -> Params:
+        """J · tangent."""
+        return self._through(zip(at.tapes, part.support, strict=True), tangent)
+
+    def _pull(self, part: MetaBatch[Episodes], at: Activations, cotangent: Params) -> Params:
+        """Jᵀ · cotangent: every factor of J is symmetric, so the factors in reverse order."""
+        return self._through(zip(at.tapes[::-1], part.support[::-1], strict=True), cotangent)
+
+    def _through(self, steps: Iterable[tuple[Tape, Episodes]], tangent: Params) -> Params:
+        if not self.inner.first_order:
+            for tape, episodes in steps:
+                bent = hessian_product(self.arch, tape, episodes, self.estimator, tangent)
+                tangent = descend(tangent, bent, self.inner.lr)
+        return tangent
 
 
 def _query(arch: Architecture, params: Params, episodes: Episodes, taped: bool) -> Query:
@@ -95,7 +162,8 @@ def objective(
     batch: MetaBatch[Episodes],
     like: Params,
     mapper: Mapper = map,
-    chunk: int = 1,
+    together: int = 1,
+    kept: int | None = None,
 ) -> Objective:
     """The mean over the meta-batch of the post-update surrogate and KL, with exact derivatives.
 
@@ -105,70 +173,43 @@ def objective(
         inner: the inner update; its rate is one constant.
         batch: episodes of M tasks; the curvature is exact at the parameters that collected them.
         like: names and shapes of θ.
-        mapper: maps over chunks of tasks; a thread pool's map runs them side by side. Sums are taken
+        mapper: maps over parts of the tasks; a thread pool's map runs them side by side. Sums are taken
             in task order, so the mapper changes no bit.
-        chunk: tasks that share each batched matrix product. On a CPU 1: a task's activations then
+        together: tasks that share each batched matrix product. On a CPU 1: a task's activations then
             stay in the cache. On a GPU as many as its memory holds.
+        kept: tasks whose activations are kept from product to product, the first ones; those of the
+            others are made anew in each, which changes no bit. None: all.
     """
-    count = count_tasks(batch)
-    parts = [take(batch, part) for part in chunks(count, chunk)]
-
-    def post_update(
-        vector: Tensor, part: MetaBatch[Episodes], taped: bool
-    ) -> tuple[tuple[Tape, ...], Query]:
-        params, tapes = _adapt(arch, unflatten(vector, like), part.support, inner.lr, taped)
-        if not part.support:
-            params = for_tasks(params, count_tasks(part.query))
-        return tapes, _query(arch, params, part.query, taped)
+    surrogate, count = Surrogate(arch, estimator, inner, like), count_tasks(batch)
+    cut = chunks(count, together)
+    parts = [take(batch, each) for each in cut]
 
     def evaluate(vector: Tensor) -> Outcome:
-        return mean_outcome(mapper(lambda part: post_update(vector, part, False)[1].outcome, parts))
-
-    def push(part: Part, tangent: Params) -> Params:
-        """J · tangent."""
-        for tape, episodes in zip(part.tapes, part.support, strict=True):
-            if not inner.first_order:
-                bent = hessian_product(arch, tape, episodes, estimator, tangent)
-                tangent = descend(tangent, bent, inner.lr)
-        return tangent
-
-    def pull(part: Part, cotangent: Params) -> Params:
-        """Jᵀ · cotangent: every factor of J is symmetric, so the factors in reverse order."""
-        reversed_part = part._replace(tapes=part.tapes[::-1], support=part.support[::-1])
-        return push(reversed_part, cotangent)
-
-    def derive(vector: Tensor, part: MetaBatch[Episodes]) -> Part:
-        tapes, query = post_update(vector, part, True)
-        per_step = -(query.ratio * part.query.advantages * query.step_weights)
-        per_step = per_step.flatten(1).unsqueeze(1)
-        gradient, _ = likelihood_gradient(arch, query.params, part.query, query.passed, per_step)
-        derived = Part(part.support, tapes, query, per_step)
-        return derived._replace(gradient=flatten(pull(derived, gradient), 1))
+        return mean_outcome(mapper(lambda part: surrogate.evaluate(vector, part), parts))
 
     def linearise(vector: Tensor) -> Linearisation:
-        derived = list(mapper(lambda part: derive(vector, part), parts))
+        activations = keep_first(
+            lambda index: surrogate.activations(vector, parts[index]), count_kept(cut, kept)
+        )
+
+        def derive(index: int) -> tuple[Outcome, Tensor]:
+            at = activations(index)
+            return at.query.outcome, surrogate.gradient(parts[index], at)
 
         def curvature(tangent: Tensor) -> Tensor:
             shaped = unflatten(tangent, like)
 
-            def product(part: Part) -> Tensor:
-                moved = push(part, for_tasks(shaped, part.gradient.shape[0]))
-                query = part.query
-                weights = query.step_weights.flatten(1).unsqueeze(1)
-                bent = fisher_product(arch, query.params, query.passed, weights, moved)
-                return flatten(pull(part, bent), 1)
+            def product(index: int) -> Tensor:
+                return surrogate.product(parts[index], activations(index), shaped)
 
-            return torch.cat(list(mapper(product, derived))).sum(0) / count
+            return torch.cat(list(mapper(product, range(len(parts))))).sum(0) / count
 
         def precondition(damping: float) -> Callable[[Tensor], Tensor]:
-            def factored(part: Part) -> kfac.Factors:
-                weights = part.query.step_weights.flatten(1).unsqueeze(1)
-                return kfac.factors(arch, part.query.params, part.query.passed, weights)
+            factors = mapper(lambda index: surrogate.factors(activations(index)), range(len(parts)))
+            return kfac.preconditioner(arch, factors, like, damping)
 
-            return kfac.preconditioner(arch, mapper(factored, derived), like, damping)
-
-        gradient = torch.cat([part.gradient for part in derived]).sum(0) / count
-        outcome = mean_outcome(part.query.outcome for part in derived)
-        return Linearisation(outcome, gradient, curvature, precondition)
+        outcomes, gradients = zip(*mapper(derive, range(len(parts))), strict=True)
+        gradient = torch.cat(gradients).sum(0) / count
+        return Linearisation(mean_outcome(outcomes), gradient, curvature, precondition)
 
     return Objective(evaluate, linearise)

@@ -7,7 +7,6 @@ same :class:`Objective` several times faster; this module is its oracle.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +19,15 @@ from metarl.functional import gaussian
 from metarl.functional.adapt import InnerUpdate, Loss
 from metarl.functional.estimators import Estimator
 from metarl.functional.params import unflatten_meta
-from metarl.functional.tasks import Mapper, chunks, count_tasks, over_tasks, take
+from metarl.functional.tasks import (
+    Mapper,
+    chunks,
+    count_kept,
+    count_tasks,
+    keep_first,
+    over_tasks,
+    take,
+)
 
 Policy = Callable[[Params, Tensor], tuple[Tensor, Tensor]]
 """``(parameters, obs [..., O]) -> (mean [..., A], log_std [A])``."""
@@ -168,7 +175,8 @@ def by_autograd(
     batch: MetaBatch[Any],
     like: Meta,
     mapper: Mapper = map,
-    chunk: int = 1,
+    together: int = 1,
+    kept: int | None = None,
 ) -> Objective:
     """Lift a task's objective to the mean over the meta-batch, with derivatives by double backward.
 
@@ -176,16 +184,18 @@ def by_autograd(
         task_objective: of one task.
         batch: data of M tasks.
         like: names and shapes of the meta-parameters.
-        mapper: maps over chunks of tasks; a thread pool's map runs them side by side. Sums are taken
+        mapper: maps over parts of the tasks; a thread pool's map runs them side by side. Sums are taken
             in task order, so the mapper changes no bit.
-        chunk: tasks that are batched by vmap; 1 takes them one by one, which needs least memory.
+        together: tasks that are batched by vmap; 1 takes them one by one, which needs least memory.
+        kept: tasks whose graphs are kept from product to product, the first ones; those of the others
+            are built anew in each, which changes no bit. None: all.
     """
 
     def stacked(meta: Meta, part: MetaBatch[Any]) -> Outcome:
         lifted = lambda support, query: task_objective(meta, support, query)  # noqa: E731
-        return over_tasks(lifted, *part, strategy="vmap" if chunk > 1 else "loop")
+        return over_tasks(lifted, *part, strategy="vmap" if together > 1 else "loop")
 
-    return by_parts(stacked, batch, like, mapper, chunk)
+    return by_parts(stacked, batch, like, mapper, together, kept)
 
 
 def by_parts(
@@ -193,21 +203,24 @@ def by_parts(
     batch: MetaBatch[Any],
     like: Meta,
     mapper: Mapper = map,
-    chunk: int = 1,
-    curved: bool = True,
+    together: int = 1,
+    kept: int | None = None,
 ) -> Objective:
     """The mean over the meta-batch of an objective that is written for a stack of tasks.
+
+    A part's graph is gone once its gradient is there. One for the curvature is built where a product asks for it.
 
     Args:
         stacked: of C tasks.
         batch: data of M tasks.
         like: names and shapes of the meta-parameters.
         mapper: as for `by_autograd`.
-        chunk: C, tasks that are handed over together.
-        curved: keep the graphs, for the curvature; without it each chunk's memory is free at once.
+        together: C, tasks that are handed over together.
+        kept: as for `by_autograd`.
     """
     count = count_tasks(batch)
-    parts = [take(batch, part) for part in chunks(count, chunk)]
+    cut = chunks(count, together)
+    parts = [take(batch, each) for each in cut]
     mapper = mapper if len(parts) > 1 else map
 
     def outcomes(vector: Tensor, part: MetaBatch[Any]) -> Outcome:
@@ -221,40 +234,38 @@ def by_parts(
         return mean_outcome(mapper(total, parts))
 
     def linearise(vector: Tensor) -> Linearisation:
-        def derive(part: MetaBatch[Any]) -> tuple[Outcome, Tensor, Tensor]:
+        def derive(part: MetaBatch[Any]) -> tuple[Outcome, Tensor]:
             leaf = vector.detach().clone().requires_grad_()
             found = outcomes(leaf, part)
-            (gradient,) = torch.autograd.grad(found.loss.sum(), leaf, retain_graph=curved)
-            return (found if curved else detached(found)), gradient, leaf
+            (gradient,) = torch.autograd.grad(found.loss.sum(), leaf)
+            return detached(found), gradient
 
-        derived = list(mapper(derive, parts))
+        def slope(index: int) -> tuple[Tensor, Tensor]:
+            return kl_slope(lambda leaf: outcomes(leaf, parts[index]), vector)
 
-        @functools.cache
-        def slopes() -> list[Tensor]:
-            """Each chunk's ∇KL with its graph; made when the first product asks for it."""
-
-            def slope(item: tuple[Outcome, Tensor, Tensor]) -> Tensor:
-                found, _, leaf = item
-                return torch.autograd.grad(found.kl.sum(), leaf, create_graph=True)[0]
-
-            return list(mapper(slope, derived))
+        slopes = keep_first(slope, count_kept(cut, kept))
 
         def curvature(tangent: Tensor) -> Tensor:
-            if not curved:
-                raise ValueError("this objective keeps no curvature; take an outer step without it")
-
             def product(index: int) -> Tensor:
-                leaf = derived[index][2]
-                return torch.autograd.grad(slopes()[index], leaf, tangent, retain_graph=True)[0]
+                found, leaf = slopes(index)
+                return torch.autograd.grad(found, leaf, tangent, retain_graph=True)[0]
 
-            slopes()
-            return torch.stack(list(mapper(product, range(len(derived))))).sum(0) / count
+            return torch.stack(list(mapper(product, range(len(parts))))).sum(0) / count
 
-        gradient = torch.stack([item[1] for item in derived]).sum(0) / count
-        outcome = mean_outcome(detached(item[0]) for item in derived)
-        return Linearisation(outcome, gradient, curvature)
+        found, gradients = zip(*mapper(derive, parts), strict=True)
+        gradient = torch.stack(gradients).sum(0) / count
+        return Linearisation(mean_outcome(found), gradient, curvature)
 
     return Objective(evaluate, linearise)
+
+
+def kl_slope(outcomes: Callable[[Tensor], Outcome], vector: Tensor) -> tuple[Tensor, Tensor]:
+    """∇KL at ``vector`` ``[P]`` with its graph, and the leaf that it begins with: all that curvature products need."""
+    leaf = vector.detach().clone().requires_grad_()
+    divergence = outcomes(leaf).kl.sum()
+    if not divergence.requires_grad:
+        raise ValueError("this objective has no curvature; take an outer step without it")
+    return torch.autograd.grad(divergence, leaf, create_graph=True)[0], leaf
 
 
 def detached(outcome: Outcome) -> Outcome:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch.utils import _pytree as pytree
 
 Strategy = Literal["vmap", "loop"]
+Made = TypeVar("Made")
 
 
 class Mapper(Protocol):
@@ -50,3 +51,22 @@ def over_tasks(function: Callable[..., Any], *stacked: Any, strategy: Strategy =
 def chunks(count: int, size: int) -> list[slice]:
     """Cut ``count`` tasks into consecutive slices of at most ``size``."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def keep_first(make: Callable[[int], Made], kept: int) -> Callable[[int], Made]:
+    """``make``, whose results for 0 .. ``kept`` − 1 are kept once they are made; the others are made at every call."""
+    results: dict[int, Made] = {}
+
+    def get(index: int) -> Made:
+        if index >= kept:
+            return make(index)
+        if index not in results:
+            results[index] = make(index)
+        return results[index]
+
+    return get
+
+
+def count_kept(parts: Sequence[slice], tasks: int | None) -> int:
+    """How many of these consecutive parts lie within the first ``tasks`` tasks; None: all of them."""
+    return sum(tasks is None or part.stop <= tasks for part in parts)

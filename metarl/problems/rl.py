@@ -10,13 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metarl import memory
 from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional import closed_form, gaussian, objectives
 from metarl.functional.adapt import InnerUpdate, inner_step
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.gaussian_mlp import Architecture, policy_gradient
 from metarl.functional.objectives import Objective, TaskObjective
-from metarl.functional.params import descend, for_tasks, owned, step_gradient
+from metarl.functional.params import (
+    descend,
+    flatten_meta,
+    for_tasks,
+    owned,
+    step_gradient,
+    unflatten_meta,
+)
 from metarl.functional.tasks import Mapper, chunks, over_tasks, take
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems.credit import Collected, Sampling, credit
@@ -58,6 +66,12 @@ class RLProblem:
         autograd: take derivatives by autograd even where a closed form exists.
         device: of policies and updates.
         threads: Python threads that share the tasks.
+        chunk: tasks whose activations (or graphs) an update holds at a time; what the products need of the others is
+            made anew in each. On a GPU they also share each matrix product of the closed form; on a CPU a task has
+            its own, and the one that a thread is at comes on top. None: as many as fit.
+
+    Attributes:
+        fitting: the same, found by the first update where it was None.
     """
 
     measure = "return"
@@ -71,10 +85,12 @@ class RLProblem:
         autograd: bool = False,
         device: str = "cpu",
         threads: int = 1,
+        chunk: int | None = None,
     ) -> None:
         self.environments, self.sampling, self.adaptation = environments, sampling, adaptation
         self.name, self.estimator = environments.env, ESTIMATORS[adaptation.estimator]
         self.device, self.threads = torch.device(device), threads
+        self.chunk = self.fitting = chunk
         self.make_policy = make_policy
         self.policy = self._new_policy(0).to(self.device)
         self.arch: Architecture | None = None
@@ -130,7 +146,7 @@ class RLProblem:
             episodes: N.
         """
         sampled = self._sampler(len(tasks), episodes).wave(params, tasks, key, step)
-        place, parts = f"{self.name}, gradient step {step}", self._chunks(len(tasks))
+        place, parts = f"{self.name}, gradient step {step}", self._parts(len(tasks))
         return credit(sampled, tasks, self.sampling, place, self.mapper, parts)
 
     def adapt(self, params: Params, episodes: Episodes, rates: float | Params) -> Params:
@@ -146,7 +162,7 @@ class RLProblem:
             return over_tasks(update, chosen, data, strategy="loop")
 
         with torch.no_grad():
-            results = list(self.mapper(step, self._chunks(len(episodes.mask))))
+            results = list(self.mapper(step, self._parts(len(episodes.mask))))
         return {name: torch.cat([result[name] for result in results]) for name in params}
 
     def objective(
@@ -154,13 +170,12 @@ class RLProblem:
     ) -> Objective:
         """The outer objective of ``variant`` at a meta-iteration, in closed form where that exists."""
         update = self.adaptation.update.at(iteration)
-        if self.arch is None or variant != Variant():
+        if variant != Variant():
             task_objective = self._task_objective(variant, update)
             return objectives.by_autograd(task_objective, batch, meta, self.mapper)
-        return closed_form.objective(
-            *(self.arch, self.estimator, update, batch, meta.theta),
-            *(self.mapper, self._chunk(len(batch.query.mask))),
-        )
+        if self.fitting is None:
+            self.fitting = self._tasks_that_fit(meta, batch)
+        return self._surrogate(meta, batch, update, self.mapper, self.fitting)
 
     def adaptation_curve(
         self,
@@ -213,12 +228,40 @@ class RLProblem:
             return objectives.exploring_surrogate(*arguments, variant.exploration)
         return objectives.surrogate(*arguments)
 
-    def _chunk(self, tasks: int) -> int:
-        """Tasks in one batched product: on a CPU one, whose activations stay in the cache."""
-        return 1 if self.device.type == "cpu" else tasks
+    def _surrogate(
+        self,
+        meta: Meta,
+        batch: MetaBatch[Episodes],
+        update: InnerUpdate,
+        mapper: Mapper,
+        chunk: int,
+    ) -> Objective:
+        """TRPO's objective, with the activations of ``chunk`` tasks held at a time."""
+        if self.arch is None:
+            task_objective = self._task_objective(Variant(), update)
+            return objectives.by_autograd(task_objective, batch, meta, mapper, kept=chunk)
+        given = self.arch, self.estimator, update, batch, meta.theta
+        if self.device.type == "cpu":
+            return closed_form.objective(*given, mapper, kept=chunk)
+        # One chunk after another, and kept only where there is but one.
+        kept = chunk if chunk >= len(batch.query.mask) else 0
+        return closed_form.objective(*given, map, chunk, kept)
 
-    def _chunks(self, tasks: int) -> list[slice]:
-        return chunks(tasks, self._chunk(tasks))
+    def _tasks_that_fit(self, meta: Meta, batch: MetaBatch[Episodes]) -> int:
+        """How many tasks' activations, or graphs, fit in memory, by those of the first."""
+        vector, update = flatten_meta(meta), self.adaptation.update
+        if self.arch is None:
+            task_objective, data = self._task_objective(Variant(), update), take(batch, 0)
+            outcome = lambda leaf: task_objective(unflatten_meta(leaf, meta), *data)  # noqa: E731
+            held: object = objectives.kl_slope(outcome, vector)
+        else:
+            surrogate = closed_form.Surrogate(self.arch, self.estimator, update, meta.theta)
+            held = surrogate.activations(vector, take(batch, slice(0, 1)))
+        return max(1, memory.budget(self.device) // memory.size(held, besides=batch))
+
+    def _parts(self, tasks: int) -> list[slice]:
+        """Tasks that share each matrix product: on a CPU none do, a task's activations stay in the cache."""
+        return chunks(tasks, 1 if self.device.type == "cpu" else min(tasks, self.chunk or tasks))
 
     def _sampler(self, tasks: int, episodes: int) -> Sampler:
         """The sampler of that size; its environments are kept from wave to wave."""

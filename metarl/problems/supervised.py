@@ -142,7 +142,7 @@ class SupervisedProblem:
         """The outer objective of ``variant`` at a meta-iteration."""
         stacked = self.learner.objective(self._apply, self.loss, variant, iteration)
         size = self.tasks_at_once or len(batch.query.y)
-        return objectives.by_parts(stacked, batch, meta, self.mapper, size, curved=False)
+        return objectives.by_parts(stacked, batch, meta, self.mapper, size)
 
     def adaptation_curve(
         self,

@@ -111,6 +111,8 @@ class TRPO(Section):
     """Iterations w after which half of the momentum is reached, β i / (i + w); 0: all at once."""
     curvature: Literal["auto", "closed_form", "autograd"] = "auto"
     """Hessian-vector products of the KL: JᵀFJ, double backward, or the first where it applies."""
+    chunk: Literal["auto"] | Count = "auto"
+    """Tasks whose activations are held at a time, the others' made anew in each product; auto: as fit."""
 
 
 class VPG(Section):

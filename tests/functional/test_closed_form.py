@@ -35,12 +35,13 @@ def make_pair(
     steps: int = 2,
     activation: str = "tanh",
     first_order: bool = False,
-    chunks: tuple[int, int] = (1, 1),
+    together: tuple[int, int] = (1, 1),
     sizes: tuple[int, ...] = (3, 5, 4, 2),
     min_std: float = 1e-6,
     log_std: list[float] | None = None,
     mapper=map,
     tasks: int = 2,
+    kept: int | None = None,
 ) -> Pair:
     policy = support.make_policy(activation, sizes, min_std)
     theta = support.theta_of(policy)
@@ -51,8 +52,8 @@ def make_pair(
     task_objective = objectives.surrogate(support.pure(policy), chosen, inner)
     arch = support.architecture(policy)
     return Pair(
-        closed_form.objective(arch, chosen, inner, batch, theta, mapper, chunks[0]),
-        objectives.by_autograd(task_objective, batch, Meta(theta, {}), mapper, chunks[1]),
+        closed_form.objective(arch, chosen, inner, batch, theta, mapper, together[0], kept),
+        objectives.by_autograd(task_objective, batch, Meta(theta, {}), mapper, together[1], kept),
         flatten(theta),
         theta,
         batch,
@@ -89,10 +90,10 @@ def test_it_does_for_any_depth(activation, sizes):
     assert_equal(make_pair("loaded_dice", 2, activation, sizes=sizes))
 
 
-@pytest.mark.parametrize("chunks", [(2, 1), (3, 2), (5, 5), (1, 3)])
+@pytest.mark.parametrize("together", [(2, 1), (3, 2), (5, 5), (1, 3)])
 @pytest.mark.parametrize("estimator", ["lvc", "dice"])
-def test_it_does_however_the_tasks_are_cut(chunks, estimator):
-    assert_equal(make_pair(estimator, 2, "tanh", chunks=chunks, tasks=4))
+def test_it_does_however_the_tasks_are_cut(together, estimator):
+    assert_equal(make_pair(estimator, 2, "tanh", together=together, tasks=4))
 
 
 @pytest.mark.parametrize("estimator", support.ESTIMATOR_NAMES)
@@ -124,6 +125,75 @@ def test_threads_change_no_bit(estimator):
             assert torch.equal(found.curvature(tangent), expected.curvature(tangent))
             moved = plain.vector + 0.1
             assert torch.equal(one.evaluate(moved).kl, other.evaluate(moved).kl)
+
+
+def everything(objective: Objective, vector: Tensor) -> list[Tensor]:
+    """All that a step asks for, the products twice: what is made anew must not change from one to the next."""
+    start = objective.linearise(vector)
+    found = [start.gradient, *start.outcome[:2]]
+    for seed in (60, 61, 60):
+        found.append(start.curvature(support.normal(seed, len(vector))))
+    if start.preconditioner is not None:
+        found.append(start.preconditioner(0.1)(start.gradient))
+    return [*found, *objective.evaluate(vector + 0.1)[:2]]
+
+
+@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_how_many_tasks_are_kept_changes_no_bit(activation, together):
+    for steps in (0, 2):
+        given = {"steps": steps, "activation": activation, "tasks": 4}
+        given["together"] = together, together
+        whole = make_pair(**given)
+        expected = [everything(each, whole.vector) for each in whole[:2]]
+        with ThreadPoolExecutor(2) as pool:
+            for kept in (0, 1, 3, 4):
+                pair = make_pair(**given, mapper=pool.map, kept=kept)
+                for objective, bits in zip(pair[:2], expected, strict=True):
+                    found = everything(objective, whole.vector)
+                    assert all(map(torch.equal, found, bits))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, None])
+def test_the_kept_tasks_are_passed_through_once_and_the_others_in_every_product(kept, monkeypatch):
+    passes = []
+    taped = closed_form.policy_gradient
+    monkeypatch.setattr(
+        closed_form, "policy_gradient", lambda *given: passes.append(given) or taped(*given)
+    )
+    pair = make_pair(steps=1, tasks=4, kept=kept)
+    start = pair.closed.linearise(pair.vector)
+    assert len(passes) == 4
+    for product in (1, 2):
+        start.curvature(pair.vector)
+        assert len(passes) == 4 + product * (0 if kept is None else 4 - kept)
+
+
+@pytest.mark.parametrize("which", ["closed", "autograd"])
+def test_memory_grows_with_the_tasks_that_are_kept_alone(which):
+    """Of a step's results the vectors [P] are left beside them, and of each task its loss and KL."""
+
+    def held(kept: int) -> int:
+        pair = make_pair(tasks=6, kept=kept, sizes=(3, 40, 40, 2))
+
+        def products() -> object:
+            start = getattr(pair, which).linearise(pair.vector)
+            start.curvature(pair.vector)
+            return start
+
+        return support.held_by(products)
+
+    none, one, three, six = (held(kept) for kept in (0, 1, 3, 6))
+    assert none < 0.1 * (six - none)
+    support.close(three - none, 3 * (one - none), 0.01)
+    support.close(six - none, 6 * (one - none), 0.01)
+
+
+def test_autograd_keeps_no_graph_before_the_first_product():
+    """A step without curvature, such as ProMP's, needs the memory of one task's graph at a time."""
+    pair = make_pair(tasks=6, sizes=(3, 40, 40, 2))
+    held = support.held_by(lambda: pair.autograd.linearise(pair.vector))
+    assert held <= 8 * (2 * len(pair.vector) + 100)
 
 
 def test_at_the_behaviour_policy_the_ratio_is_one_and_the_kl_zero():

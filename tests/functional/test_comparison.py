@@ -142,7 +142,7 @@ def single(data, task):
 
 def objective_of(name, net, meta, data):
     stacked = comparison.episodes(net.stacked, METRICS[name], LOSS)
-    return objectives.by_parts(stacked, data, meta, chunk=M, curved=False)
+    return objectives.by_parts(stacked, data, meta, together=M)
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -170,7 +170,7 @@ def joint(net, meta):
     query = batch().query
     data = MetaBatch((), query._replace(y=(5 * query.y + torch.arange(M).unsqueeze(1)) % JOINT))
     stacked = comparison.joint_classes(net.stacked, LOSS)
-    return objectives.by_parts(stacked, data, meta, chunk=M, curved=False), data
+    return objectives.by_parts(stacked, data, meta, together=M), data
 
 
 def test_the_joint_classifier_is_a_linear_layer_on_the_features():

@@ -49,7 +49,7 @@ def rule(net, loss="mse", per_step=(), **update):
 
 def derivative(stacked, data, meta):
     """Loss and gradient by the path that training takes."""
-    objective = objectives.by_parts(stacked, data, meta, chunk=M, curved=False)
+    objective = objectives.by_parts(stacked, data, meta, together=M)
     found = objective.linearise(flatten_meta(meta))
     return found.outcome.loss, found.gradient, objective.evaluate
 
@@ -250,7 +250,7 @@ def test_second_order_begins_at_its_iteration():
 def test_what_is_measured_is_the_query_before_and_after():
     net, data = network(), batch(classes=True)
     made, meta = rule(net, "cross_entropy"), Meta(theta_of(net), {})
-    objective = objectives.by_parts(few_shot.post_update(made, LAST), data, meta, chunk=M)
+    objective = objectives.by_parts(few_shot.post_update(made, LAST), data, meta, together=M)
     measures = objective.evaluate(flatten_meta(meta)).measures
     path = list(made.trajectory(meta, data))
     for when, step in (("pre", 0), ("post", K)):
@@ -266,11 +266,11 @@ def test_chunks_and_threads_change_nothing():
 
     objective, meta = row("maml++")
     data, vector = batch(), flatten_meta(meta)
-    whole = objectives.by_parts(objective, data, meta, chunk=M, curved=False).linearise(vector)
+    whole = objectives.by_parts(objective, data, meta, together=M).linearise(vector)
     with ThreadPoolExecutor(2) as pool:
-        single = objectives.by_parts(objective, data, meta, pool.map, 1, curved=False)
+        single = objectives.by_parts(objective, data, meta, pool.map)
         found = single.linearise(vector)
+        with pytest.raises(ValueError, match="no curvature"):
+            found.curvature(vector)
     support.close(found.gradient, whole.gradient, 1e-13)
     support.close(found.outcome.loss, whole.outcome.loss, 1e-14)
-    with pytest.raises(ValueError, match="no curvature"):
-        found.curvature(vector)

@@ -136,7 +136,7 @@ def replayed_loss(cell, meta, data, slopes):
 
 def objective_of(cell, meta, data):
     stacked = few_shot.post_update(cell, few_shot.step_weights(K, 1.0))
-    return objectives.by_parts(stacked, data, meta, chunk=M, curved=False)
+    return objectives.by_parts(stacked, data, meta, together=M)
 
 
 def test_the_derivative_is_that_of_the_steps_with_their_gradients_held():

@@ -11,7 +11,14 @@ from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.objectives import surrogate
 from metarl.functional.params import flatten, for_tasks
-from metarl.functional.tasks import chunks, count_tasks, over_tasks, take
+from metarl.functional.tasks import (
+    chunks,
+    count_kept,
+    count_tasks,
+    keep_first,
+    over_tasks,
+    take,
+)
 
 
 @pytest.mark.parametrize("estimator", support.ESTIMATOR_NAMES)
@@ -60,3 +67,20 @@ def test_chunks_cover_every_task_once_in_order(count, size):
     covered = [index for part in chunks(count, size) for index in range(part.start, part.stop)]
     assert covered == list(range(count))
     assert max(part.stop - part.start for part in chunks(count, size)) <= size
+
+
+@pytest.mark.parametrize(
+    ("size", "tasks", "expected"),
+    [(1, 3, 3), (1, 0, 0), (1, 9, 5), (2, 1, 0), (2, 4, 2), (2, 5, 3), (2, None, 3)],
+)
+def test_the_parts_that_are_kept_lie_within_the_first_tasks(size, tasks, expected):
+    assert count_kept(chunks(5, size), tasks) == expected
+
+
+def test_what_is_kept_is_made_once_and_the_rest_at_every_call():
+    made = []
+    get = keep_first(lambda index: made.append(index) or [index], 2)
+    assert [get(index) for index in (0, 2, 1, 0, 2)] == [[0], [2], [1], [0], [2]]
+    assert made == [0, 2, 1, 2]
+    assert get(0) is get(0)
+    assert get(2) is not get(2)

@@ -60,9 +60,7 @@ def meta_gradient(net, shape, form, steps=2):
     ]
     batch, meta = MetaBatch((examples[0],) * steps, examples[1]), Meta(theta, {})
     stacked = few_shot.post_update(rule, [0.0] * steps + [1.0])
-    found = objectives.by_parts(stacked, batch, meta, chunk=M, curved=False).linearise(
-        flatten_meta(meta)
-    )
+    found = objectives.by_parts(stacked, batch, meta, together=M).linearise(flatten_meta(meta))
     return found.outcome.loss, found.gradient
 
 
