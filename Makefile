@@ -9,7 +9,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test slow faults lint bench install clean
+.PHONY: run test slow gpu faults lint bench install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -20,6 +20,9 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults $(ARGS)

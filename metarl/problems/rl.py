@@ -24,6 +24,7 @@ from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems.credit import Collected, Sampling, credit
 from metarl.problems.environments import EnvironmentFamily
 from metarl.problems.protocol import LearnRates, Split, Variant, initial_rates
+from metarl.resident import ResidentSampler
 from metarl.sampler import Sampler
 from metarl.seeding import Key
 
@@ -237,9 +238,12 @@ class RLProblem:
         """The sampler of that size; its environments are kept from wave to wave."""
         if (tasks, episodes) not in self._samplers:
             family = self.environments
-            self._samplers[tasks, episodes] = Sampler(
-                *(family, tasks, episodes, family.horizon, self.act),
-                *(self.threads, self.mapper, self.device, family.observe_task),
+            given = family, tasks, episodes, family.horizon, self.act
+            kept = {"device": self.device, "observe_task": family.observe_task}
+            self._samplers[tasks, episodes] = (
+                ResidentSampler(*given, **kept)
+                if family.resident
+                else Sampler(*given, self.threads, self.mapper, **kept)
             )
         return self._samplers[tasks, episodes]
 

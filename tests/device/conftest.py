@@ -1,4 +1,4 @@
-"""Tests here see the stand-in for a GPU that lies beside them."""
+"""Tests here see the stand-ins that lie beside them."""
 
 import sys
 from pathlib import Path
