@@ -62,13 +62,15 @@ class HalfCheetahWarpEnv(TaskVectorEnv):
     ) -> None:
         model = load_model(MODEL)
         self.preset = make_preset(preset, model, torso_position)
-        super().__init__(num_envs, family, *make_spaces(model, self.preset), max_episode_steps)
+        spaces = make_spaces(model, self.preset)
+        super().__init__(num_envs, family, *spaces, max_episode_steps)
         fields = self.model_fields(self._tasks)
         self.worlds = Worlds(model, num_envs, device, self.preset.frame_skip, fields)
         self.device = self.worlds.device
         self._read = make_reader(self.preset, self.device)
-        low, high = self.single_action_space.low, self.single_action_space.high
-        self._bounds = [torch.from_numpy(each).to(self.device) for each in (low, high)]
+        self._bounds = [
+            torch.from_numpy(each).to(self.device) for each in (spaces[1].low, spaces[1].high)
+        ]
         self._told = torch.zeros(num_envs, family.size, device=self.device)
         self._steps = torch.zeros(num_envs, dtype=torch.int32, device=self.device)
         self._last = _NEVER if self.max_episode_steps is None else self.max_episode_steps
@@ -79,8 +81,10 @@ class HalfCheetahWarpEnv(TaskVectorEnv):
         """Return the model fields that tasks [n, D] give their worlds, by name, [n, *shape].
 
         The names are those of `mujoco_warp.Model`, whose fields are mostly `mujoco.MjModel`'s,
-        and must always be the same. Fields that others follow from (masses, inertias, lengths)
-        are derived anew. The base class has none: its tasks differ in the reward.
+        and must always be the same. Constants that follow from them are computed anew, world by
+        world where they are named too: `body_subtreemass`, `body_invweight0` and
+        `dof_invweight0` beside masses and inertias. The base class names none: its tasks differ
+        in the reward.
         """
         return {}
 

@@ -7,14 +7,14 @@ Warp's CPU device, which is for tests.
 from collections.abc import Callable, Iterable
 
 import mujoco
+import mujoco_warp
 import numpy as np
 import torch
 import warp
 from numpy.typing import ArrayLike, NDArray
 
-warp.config.quiet = True
-
-import mujoco_warp  # noqa: E402 - it starts Warp, which would print a banner
+warp.config.log_level = warp.LOG_WARNING  # not a line for every kernel that is loaded
+warp.init()
 
 _TOUCHING = {  # most contacts of two geoms, in the order of their types
     (int(mujoco.mjtGeom.mjGEOM_PLANE), int(mujoco.mjtGeom.mjGEOM_CAPSULE)): 2,
@@ -55,7 +55,7 @@ class Worlds:
         fields: Iterable[str] = (),
     ) -> None:
         self.device, self.frame_skip = torch.device(device), frame_skip
-        self._on = warp.device_from_torch(self.device)
+        self._on = warp.device_from_torch(str(self.device))
         contacts, rows = most_constraints(model)
         with warp.ScopedDevice(self._on):
             self._model = mujoco_warp.put_model(model, dict.fromkeys(fields, count))
@@ -69,8 +69,6 @@ class Worlds:
 
     def set_state(self, rows: NDArray[np.int64] | slice, qpos: ArrayLike, qvel: ArrayLike) -> None:
         """Start some worlds anew, from positions [k, nq] and velocities [k, nv]."""
-        if self._launch is None:
-            self._launch = self._prepare()
         chosen = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self.device)
         for kept, given in ((self.qpos, qpos), (self.qvel, qvel)):
             kept[chosen] = torch.as_tensor(given, dtype=kept.dtype).to(self.device)
@@ -84,7 +82,7 @@ class Worlds:
             values: [n, *shape], of the field's shape in `mujoco.MjModel`.
         """
         kept = warp.to_torch(getattr(self._model, field))
-        kept.copy_(torch.as_tensor(values, dtype=kept.dtype).reshape(kept.shape))
+        kept.copy_(torch.from_numpy(np.array(values, dtype=np.float32)).view(kept.shape))
 
     def derive_constants(self) -> None:
         """Compute the model fields anew that follow from others, such as from masses."""
@@ -92,20 +90,20 @@ class Worlds:
             mujoco_warp.set_const(self._model, self._data)
 
     def step(self) -> None:
-        """Simulate `frame_skip` physics steps of every world; `set_state` comes first.
-
-        Raises:
-            TypeError: before the first `set_state`.
-        """
+        """Simulate `frame_skip` physics steps of every world; the first one compiles the kernels."""
         if self._launch is None:
-            raise TypeError("set_state comes before step")
+            self._launch = self._prepare()
         self._launch()
 
     def _prepare(self) -> Callable[[], None]:
         """What simulates a step: the kernels one by one on a CPU, a CUDA graph of them on a GPU."""
         if self._on.is_cpu:
             return self._simulate
-        self._simulate()  # compiles the kernels
+        state = self.qpos, self.qvel, self._warm_start
+        before = [each.clone() for each in state]
+        self._simulate()  # compiles the kernels, which a capture cannot
+        for each, kept in zip(state, before, strict=True):
+            each.copy_(kept)
         torch.cuda.synchronize(self.device)
         with warp.ScopedDevice(self._on), warp.ScopedCapture() as capture:
             self._advance()
@@ -139,7 +137,8 @@ def most_constraints(model: mujoco.MjModel) -> tuple[int, int]:
         ValueError: if that is not known of this model.
     """
     pairs = zip(model.pair_geom1, model.pair_geom2, strict=True)
-    kinds = [tuple(sorted(int(model.geom_type[geom]) for geom in pair)) for pair in pairs]
+    types = [sorted(int(model.geom_type[geom]) for geom in pair) for pair in pairs]
+    kinds = [(first, second) for first, second in types]
     one_by_one = model.neq == 0 and model.ntendon == 0 and not model.geom_contype.any()
     known = one_by_one and all(kind in _TOUCHING for kind in kinds)
     if not known or model.opt.cone != mujoco.mjtCone.mjCONE_PYRAMIDAL:

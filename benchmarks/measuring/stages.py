@@ -72,9 +72,7 @@ class Stopwatch:
 
 
 @contextlib.contextmanager
-def watched(
-    problem: RLProblem, settle: Callable[[], Any] = lambda: None
-) -> Iterator[Stopwatch]:
+def watched(problem: RLProblem, settle: Callable[[], Any] = lambda: None) -> Iterator[Stopwatch]:
     """Time the stages of whatever ``problem`` does meanwhile."""
     watch, make = Stopwatch(settle), problem.objective
     sampled = watch.timed("sampling", Sampler.wave)

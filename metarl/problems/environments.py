@@ -23,9 +23,9 @@ class EnvironmentFamily:
     The native vector form is used where it leaves ended slots idle (``AutoresetMode.DISABLED``) and
     knows tasks; otherwise single environments are stepped one by one.
 
-    Where the physics is another than the CPU's, vector environments are of the form that is registered for it, under the
-    same name: ``warp/Name-v0`` for ``warp``. Its constructor takes ``device`` too, and it lives there, as
-    :class:`metarl.resident.ResidentSampler` says. Tasks, and single environments, remain those of ``Name-v0``.
+    Where the physics is another than the CPU's, vector environments are of the form that is registered for it under
+    the same name: ``warp/Name-v0`` for ``warp``. Its constructor takes ``device`` too, and it lives there, as
+    :class:`metarl.resident.ResidentSampler` says. Tasks and single environments remain those of ``Name-v0``.
 
     Args:
         env: ``module:Name-v0``; importing the module registers it.

@@ -238,12 +238,11 @@ class RLProblem:
         """The sampler of that size; its environments are kept from wave to wave."""
         if (tasks, episodes) not in self._samplers:
             family = self.environments
-            given = family, tasks, episodes, family.horizon, self.act
-            kept = {"device": self.device, "observe_task": family.observe_task}
-            self._samplers[tasks, episodes] = (
-                ResidentSampler(*given, **kept)
-                if family.resident
-                else Sampler(*given, self.threads, self.mapper, **kept)
+            kind = ResidentSampler if family.resident else Sampler
+            shared = (1, map) if family.resident else (self.threads, self.mapper)
+            self._samplers[tasks, episodes] = kind(
+                *(family, tasks, episodes, family.horizon, self.act),
+                *(*shared, self.device, family.observe_task),
             )
         return self._samplers[tasks, episodes]
 

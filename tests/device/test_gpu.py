@@ -66,6 +66,7 @@ def test_steps_wait_for_nothing():
     env = gym.make_vec("envs:warp/HalfCheetahVel-v0", 64, device="cuda")
     env.reset(seed=0)
     actions = torch.zeros(64, 6, device="cuda")
+    env.step(actions)  # compiles the kernels
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

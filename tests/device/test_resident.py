@@ -14,8 +14,8 @@ from metarl.functional.params import flatten_meta, for_tasks
 from metarl.nonfinite import NonFiniteError
 from metarl.problems.credit import Sampling
 from metarl.problems.environments import EnvironmentFamily, UnusableEnvironmentError
-from metarl.problems.rl import RLProblem
 from metarl.problems.protocol import Variant
+from metarl.problems.rl import RLProblem
 from metarl.resident import ResidentSampler
 from metarl.sampler import Sampler
 from metarl.seeding import Stream, generator
@@ -33,7 +33,10 @@ def family(physics="cpu", device="cpu", horizon=T, **kwargs):
 
 def policies(policy):
     moved = [
-        {n: v + 0.3 * support.normal(10 * task, *v.shape) for n, v in support.theta_of(policy).items()}
+        {
+            n: v + 0.3 * support.normal(10 * task, *v.shape)
+            for n, v in support.theta_of(policy).items()
+        }
         for task in range(M)
     ]
     return support.stack(moved)

@@ -8,11 +8,12 @@ import torch
 
 pytest.importorskip("mujoco_warp", reason="needs the extra gpu: pip install -e '.[gpu]'")
 
-from envs.half_cheetah_rules import Velocities  # noqa: E402
-from envs.half_cheetah_warp import HalfCheetahWarpEnv  # noqa: E402
-from envs.physics import load_model  # noqa: E402
-from envs.worlds import Worlds, most_constraints  # noqa: E402
+from envs.half_cheetah_rules import Velocities
+from envs.half_cheetah_warp import HalfCheetahWarpEnv
+from envs.physics import load_model
+from envs.worlds import most_constraints
 
+pytestmark = pytest.mark.timeout(900)  # the first test compiles the kernels
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 COUNT = 6
 
@@ -30,7 +31,7 @@ def host(value):
     [("paper", "HalfCheetahVel-v0", 30), ("gym", "HalfCheetahDir-v0", 6)],
 )
 def test_it_moves_as_on_the_cpu(preset, name, steps):
-    """0.3 s from the same states, with contacts: positions and rewards part by less than a thousandth."""
+    """0.3 s from the same states, with contacts: positions (m, rad) part by 1e-4 at most, rewards by 5e-4."""
     there = make(preset, name)
     here = gym.make_vec(f"envs:{name}", COUNT, preset=preset)
     rng = np.random.default_rng(0)
@@ -44,8 +45,8 @@ def test_it_moves_as_on_the_cpu(preset, name, steps):
         actions = rng.normal(size=(COUNT, 6)).astype(np.float32)
         obs, rewards, _, _, _ = here.step(actions)
         found = there.step(torch.from_numpy(actions).to(DEVICE))
-        np.testing.assert_allclose(host(found[0])[:, :8], obs[:, :8], atol=1e-3)
-        np.testing.assert_allclose(host(found[1]), rewards, atol=5e-3)
+        np.testing.assert_allclose(host(found[0])[:, :8], obs[:, :8], atol=1e-4)
+        np.testing.assert_allclose(host(found[1]), rewards, atol=5e-4)
         touched |= bool((here.unwrapped.batch.bind("qpos")[:, 1] < -0.02).any())
     assert touched, "the test wants contacts"
 
@@ -139,8 +140,3 @@ def test_other_models_are_refused():
     )
     with pytest.raises(ValueError, match="only of capsules on planes"):
         most_constraints(model)
-
-
-def test_step_wants_a_state():
-    with pytest.raises(TypeError, match="set_state comes before step"):
-        Worlds(load_model("half_cheetah.xml"), 2, DEVICE).step()
