@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import resident_target  # noqa: F401 - registers simulated/Target-v0
@@ -9,7 +12,10 @@ import support
 import torch
 from simulated import DEVICE, SimulatedDevice
 
+from metarl import config
+from metarl.building import make_problem
 from metarl.data import Meta
+from metarl.errors import UserError
 from metarl.functional.params import flatten_meta, for_tasks
 from metarl.nonfinite import NonFiniteError
 from metarl.problems.credit import Sampling
@@ -20,6 +26,7 @@ from metarl.resident import ResidentSampler
 from metarl.sampler import Sampler
 from metarl.seeding import Stream, generator
 
+ROOT = Path(__file__).parent.parent.parent
 KEY = support.KEY
 M, N, T = 3, 4, 5
 TASKS = support.normal(0, M, 2).numpy() * 0.3
@@ -117,8 +124,6 @@ def test_a_form_that_is_not_registered_is_refused_by_name():
 
 
 def test_a_form_that_cannot_be_imported_is_refused_with_what_to_install(monkeypatch):
-    import sys
-
     for name in ("warp", "mujoco_warp", "envs.worlds", "envs.half_cheetah_warp"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UnusableEnvironmentError, match=r"pip install 'metarl-torch\[gpu\]'"):
@@ -130,3 +135,10 @@ def test_tasks_and_single_environments_are_those_of_the_cpu():
     drawn = [each.sample_tasks(3, np.random.default_rng(0)) for each in (here, there)]
     assert np.array_equal(*drawn)
     assert type(there.single().unwrapped) is support.TargetEnv
+
+
+def test_training_does_not_fall_back_to_a_simulation_that_takes_days():
+    settings = config.load(ROOT / "configs" / "cheetah_vel.yaml", ["problem.physics=warp"])
+    assert settings.device == "auto"
+    with pytest.raises(UserError, match="no usable GPU here"):
+        make_problem(settings, "cpu", 1)

@@ -121,6 +121,17 @@ def test_a_solver_that_never_looks_ends_as_one_that_does():
                 assert one == pytest.approx(other, nan_ok=True, abs=1e-12), name
 
 
+def test_a_restored_optimiser_counts_its_steps_on_the_cpu():
+    with SimulatedDevice() as device:
+        names = ("step", "exp_avg", "exp_avg_sq")
+        saved = {name: torch.ones(() if name == "step" else 3, device=DEVICE) for name in names}
+        outer = Descent(Adam(Schedule(0.1)))
+        outer.restore(saved, {})
+        device.counts.clear()
+        outer.optimiser.step(*torch.ones(2, 3, device=DEVICE))
+        assert not device.counts.total()
+
+
 def test_mixing_devices_raises_as_on_a_gpu():
     with SimulatedDevice():
         there = torch.ones(3, device=DEVICE)
