@@ -11,7 +11,7 @@ ENDURANCE_SECONDS ?= 3600
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test slow faults fuzz endurance data lint bench install clean
+.PHONY: run test slow gpu faults fuzz endurance data lint bench install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -22,6 +22,9 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults $(ARGS)

@@ -14,6 +14,11 @@ native vector form that agree to the last bit:
     tasks = venv.unwrapped.sample_tasks(40, np.random.default_rng(0))  # [40, 1]
     obs, info = venv.reset(seed=0, options={"task": tasks.repeat(20, axis=0)})
 
+The cheetahs have a third form, on a GPU, whose observations and rewards are tensors there; it is
+registered under the same name in the namespace of its physics engine, and needs the extra `gpu`:
+
+    venv = gymnasium.make_vec("envs:warp/HalfCheetahVel-v0", num_envs=8000, device="cuda")
+
 The package stands on its own: it imports nothing from `metarl`, and MuJoCo only when a cheetah is
 made.
 """
@@ -37,5 +42,11 @@ for _name, (_single, _vector) in _MODULES.items():
             id=f"{_name}-v0",
             entry_point=f"{_single}:{_name}Env",
             vector_entry_point=f"{_vector}:{_name}VectorEnv",
+            max_episode_steps=_HORIZONS[_name],
+        )
+    if _name.startswith("HalfCheetah") and f"warp/{_name}-v0" not in gym.registry:
+        gym.register(
+            id=f"warp/{_name}-v0",
+            vector_entry_point=f"envs.half_cheetah_warp:{_name}WarpEnv",
             max_episode_steps=_HORIZONS[_name],
         )

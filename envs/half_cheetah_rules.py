@@ -1,10 +1,11 @@
 """What the half-cheetahs observe, how they start, and what they are rewarded for.
 
-Every function broadcasts over environments; the single and the vector form share them.
+Every function broadcasts over environments; the single and the vector forms share them. Rewards
+are made of operators alone, so that the form on a GPU computes them from its tensors.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import mujoco
 import numpy as np
@@ -15,11 +16,12 @@ from envs.kinematics import PlanarTree
 from envs.tasks import TaskFamily
 
 Array = NDArray[np.float64]
+Values = Any  # arrays of NumPy, or tensors of torch
 CONTROL_COST = 0.05
 JOINTS = 9
 
 
-def control_cost(action: Array) -> Array:
+def control_cost(action: Values) -> Values:
     """Return 0.05 * sum of squared torques, [...], of actions [..., A].
 
     The sum runs in index order, so that its bits do not depend on the shape of the batch.
@@ -31,7 +33,7 @@ def control_cost(action: Array) -> Array:
     return CONTROL_COST * total
 
 
-def velocity_reward(velocity: Array, action: Array, task: Array) -> Array:
+def velocity_reward(velocity: Values, action: Values, task: Values) -> Values:
     """Return -|v - g| - 0.05 * sum(a^2), [...].
 
     Args:
@@ -39,10 +41,10 @@ def velocity_reward(velocity: Array, action: Array, task: Array) -> Array:
         action: a, clipped to [-1, 1], [..., 6].
         task: the goal velocity g in m/s, [..., 1].
     """
-    return -np.abs(velocity - task[..., 0]) - control_cost(action)
+    return -abs(velocity - task[..., 0]) - control_cost(action)
 
 
-def direction_reward(velocity: Array, action: Array, task: Array) -> Array:
+def direction_reward(velocity: Values, action: Values, task: Values) -> Values:
     """Return d * v - 0.05 * sum(a^2), [...].
 
     Args:
@@ -56,7 +58,7 @@ def direction_reward(velocity: Array, action: Array, task: Array) -> Array:
 class CheetahFamily(TaskFamily, Protocol):
     """A distribution over tasks of a cheetah, with its reward."""
 
-    def reward(self, velocity: Array, action: Array, task: Array) -> Array:
+    def reward(self, velocity: Values, action: Values, task: Values) -> Values:
         """Return the rewards [...] of velocities [...], actions [..., 6], tasks [..., 1]."""
 
 
@@ -84,7 +86,7 @@ class Velocities:
     def check(self, tasks: Array) -> None:
         """Accept any finite velocity, so that a policy can be tried outside the training range."""
 
-    def reward(self, velocity: Array, action: Array, task: Array) -> Array:
+    def reward(self, velocity: Values, action: Values, task: Values) -> Values:
         """See `velocity_reward`."""
         return velocity_reward(velocity, action, task)
 
@@ -109,7 +111,7 @@ class Directions:
         if not (np.abs(tasks) == 1.0).all():
             raise ValueError(f"direction must be +1 or -1, got {tasks.ravel().tolist()}")
 
-    def reward(self, velocity: Array, action: Array, task: Array) -> Array:
+    def reward(self, velocity: Values, action: Values, task: Values) -> Values:
         """See `direction_reward`."""
         return direction_reward(velocity, action, task)
 

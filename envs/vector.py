@@ -78,6 +78,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     @task.setter
     def task(self, tasks: ArrayLike) -> None:
         self._tasks = as_tasks(self.family, tasks, self._tasks.shape)
+        self._use_tasks()
 
     def set_task(self, tasks: ArrayLike) -> None:
         """Set every slot's task, [n, D], from the next step on."""
@@ -125,6 +126,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if "task" in options:
             tasks = as_tasks(self.family, options["task"], self._tasks.shape)
             self._tasks[slots] = tasks[slots]
+            self._use_tasks()
         for slot in slots:
             if seeds[slot] is not None:
                 generator, self._seeds[slot] = seeding.np_random(int(seeds[slot]))
@@ -215,6 +217,9 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
     def _returned_observations(self) -> Array:
         return self._observations.copy() if self.copy else self._observations
+
+    def _use_tasks(self) -> None:
+        """Called when tasks have changed, for what must be done about it at once."""
 
     def _begin(self, slots: NDArray[np.int64]) -> Array:
         """Draw initial states of the given slots [k] and return their observations [k, O]."""

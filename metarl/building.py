@@ -74,8 +74,14 @@ def _make_rl(settings: RLConfig, device: str, threads: int) -> Problem:
             generator,
         )
 
+    if problem.physics == "warp" and settings.device == "auto" and device == "cpu":
+        raise UserError(
+            "problem.physics is warp, but there is no usable GPU here; leave it out, or set device "
+            "to cpu to see it work, slowly."
+        )
     family = EnvironmentFamily(
-        problem.env, problem.env_kwargs, problem.horizon, problem.observe_task
+        *(problem.env, problem.env_kwargs, problem.horizon, problem.observe_task),
+        *(problem.physics, device),
     )
     trpo = settings.outer if isinstance(settings.outer, TRPO) else None
     names = _names(make_policy(family.obs_size, family.action_size, _any_generator()))

@@ -266,4 +266,5 @@ def _memory(tensors: dict[str, Tensor], names: frozenset[str]) -> dict[str, Tens
     """An optimiser's: all of it, or nothing before its first step."""
     if tensors and tensors.keys() != names:
         raise KeyError(", ".join(sorted(tensors.keys() ^ names)))
-    return dict(tensors)
+    # Every step reads the count, which belongs on the CPU wherever the vectors are.
+    return {name: each.cpu() if name == "step" else each for name, each in tensors.items()}

@@ -232,25 +232,21 @@ class Sampler:
         check_own: Callable[[], None],
     ) -> None:
         """Fill one thread's part of the wave; ``check_own`` raises if what it holds is not finite."""
-        grid, slots = (len(tasks), self.episodes), len(tasks) * self.episodes
-        params = {name: _by_columns(value) for name, value in params.items()}
+        slots = len(tasks) * self.episodes
+        params = by_columns(params)
         options = {"task": np.repeat(tasks, self.episodes, axis=0)}
         with Naming(env, "reset"):
             obs, _ = env.reset(seed=seeds.reshape(-1).tolist(), options=options)  # type: ignore[arg-type]
-        told = torch.from_numpy(tasks).to(self.device, wave.obs.dtype)[:, None].expand(*grid, -1)
+        told = torch.from_numpy(tasks).to(self.device, wave.obs.dtype)
         active = np.ones(slots, dtype=bool)
         rewards = np.zeros((self.horizon, slots))
         mask = np.zeros((self.horizon, slots), dtype=bool)
         for t in range(self.horizon):
             if self._stopped:
                 return
-            seen = torch.from_numpy(obs).to(self.device, wave.obs.dtype).view(*grid, -1)
-            if self.observe_task:
-                seen = torch.cat([seen, told], dim=-1)
-            mean, log_std = self.policy(params, seen)
-            action = torch.addcmul(mean, wave.actions[:, :, t], log_std.exp().unsqueeze(1))
-            wave.obs[:, :, t], wave.mean[:, :, t], wave.actions[:, :, t] = seen, mean, action
-            sent = action.view(slots, -1).cpu().numpy()
+            seen = torch.from_numpy(obs).to(self.device, wave.obs.dtype)
+            action, log_std = self._act(params, seen, told, wave, t)
+            sent = action.cpu().numpy()
             if not np.isfinite(sent).all():
                 check_own()
             with Naming(env, f"step {t}"):
@@ -261,15 +257,41 @@ class Sampler:
                 break
         wave.log_std.copy_(log_std)
         for kept, values in ((wave.mask, mask), (wave.rewards, rewards * mask)):
-            kept.copy_(torch.from_numpy(values).T.view(*grid, self.horizon))
+            kept.copy_(torch.from_numpy(values).T.view(kept.shape))
         if not mask.all():
             for kept in (wave.obs, wave.actions, wave.mean):
                 kept.mul_(wave.mask.unsqueeze(-1))
 
+    def _act(
+        self, params: Params, obs: Tensor, told: Tensor, wave: Wave, t: int
+    ) -> tuple[Tensor, Tensor]:
+        """Let the policies act, and keep what they saw and did.
 
-def _by_columns(value: Tensor) -> Tensor:
+        Args:
+            params: of the M tasks, ``[M, *shape]``.
+            obs: ``[M · N, O]``.
+            told: tasks, ``[M, D]``.
+            wave: its actions at ``t`` are noise yet.
+            t: which step.
+
+        Returns:
+            Actions ``[M · N, A]`` and log standard deviation ``[M, A]``.
+        """
+        seen = obs.view(len(told), self.episodes, -1)
+        if self.observe_task:
+            seen = torch.cat([seen, told[:, None].expand(-1, self.episodes, -1)], dim=-1)
+        mean, log_std = self.policy(params, seen)
+        action = torch.addcmul(mean, wave.actions[:, :, t], log_std.exp().unsqueeze(1))
+        wave.obs[:, :, t], wave.mean[:, :, t], wave.actions[:, :, t] = seen, mean, action
+        return action.flatten(0, 1), log_std
+
+
+def by_columns(params: Params) -> Params:
     """Matrices ``[M, out, in]`` stored column by column: a layer multiplies by their transposes, at every step."""
-    return value.mT.contiguous().mT if value.ndim == 3 else value
+    return {
+        name: value.mT.contiguous().mT if value.ndim == 3 else value
+        for name, value in params.items()
+    }
 
 
 def _check_finite(wave: Wave, tasks: np.ndarray, place: str, first: int = 0) -> None:

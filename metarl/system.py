@@ -15,7 +15,8 @@ import torch
 from metarl import disk
 
 PACKAGES = {"metarl": "metarl-torch", "torch": "torch", "mujoco": "mujoco"} | {
-    name: name for name in ("gymnasium", "numpy", "scipy", "safetensors")
+    name: name
+    for name in ("gymnasium", "numpy", "scipy", "safetensors", "mujoco-warp", "warp-lang")
 }
 
 

@@ -169,3 +169,34 @@ def test_the_memory_benchmark_holds_as_many_tasks_as_it_says(tmp_path):
     assert rows[1]["kept"] > 3
     assert all(0 < row["before MiB"] <= row["peak MiB"] for row in rows)
     assert all(0 < row["products"] < row["update"] < row["seconds"] for row in rows)
+
+
+def test_the_gpu_benchmark_says_that_there_is_no_gpu(monkeypatch, capsys):
+    import gpu
+
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main() == 2
+    assert capsys.readouterr().err.startswith("gpu: there is no usable GPU here; ")
+
+
+def test_the_gpu_benchmark_says_what_to_install(monkeypatch, capsys):
+    import gpu
+
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--quick", "--device", "cpu"])
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    assert gpu.main() == 2
+    assert "pip install -e '.[gpu]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_gpu_benchmark_runs_on_warps_cpu_device(tmp_path):
+    pytest.importorskip("mujoco_warp", reason="needs the extra gpu")
+    options = "--device", "cpu", "--presets", "paper", "--threads", "1"
+    physics, update, iteration = run("gpu", tmp_path, *options).values()
+    assert {row["engine"] for row in physics} == {"mujoco-warp", "threads"}
+    assert all(row["steps/s"] > 0 for row in physics)
+    assert [row["what"] for row in update] == ["one product"] * 2 + ["whole update"] * 2
+    assert len(iteration) == 3
+    assert all(row["sampling"] > 0 for row in iteration)

@@ -26,19 +26,26 @@ STAGES = (
 
 
 class Stopwatch:
-    """Seconds by stage, since the last :meth:`take`."""
+    """Seconds by stage, since the last :meth:`take`.
 
-    def __init__(self) -> None:
+    Args:
+        settle: waits until what was begun elsewhere, as on a GPU, is done; a stage ends with it.
+    """
+
+    def __init__(self, settle: Callable[[], Any] = lambda: None) -> None:
+        self.settle = settle
         self.seconds: dict[str, float] = defaultdict(float)
 
     def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, its time added to ``stage``."""
 
         def run(*arguments: Any, **named: Any) -> Any:
+            self.settle()
             began = time.perf_counter()
             try:
                 return function(*arguments, **named)
             finally:
+                self.settle()
                 self.seconds[stage] += time.perf_counter() - began
 
         return run
@@ -65,9 +72,9 @@ class Stopwatch:
 
 
 @contextlib.contextmanager
-def watched(problem: RLProblem) -> Iterator[Stopwatch]:
+def watched(problem: RLProblem, settle: Callable[[], Any] = lambda: None) -> Iterator[Stopwatch]:
     """Time the stages of whatever ``problem`` does meanwhile."""
-    watch, make = Stopwatch(), problem.objective
+    watch, make = Stopwatch(settle), problem.objective
     sampled = watch.timed("sampling", Sampler.wave)
     with (
         mock.patch.object(Sampler, "wave", sampled),

@@ -85,14 +85,15 @@ def preconditioner(
     for layer in range(arch.depth):
         a = torch.stack([part.inputs[layer] for part in parts]).sum(0) / count
         s = torch.stack([part.outputs[layer] for part in parts]).sum(0) / count
-        balance = math.sqrt(float(a.trace() / len(a)) / max(float(s.trace() / len(s)), 1e-30))
+        balance = ((a.trace() / len(a)) / (s.trace() / len(s)).clamp(min=1e-30)).sqrt()
         eye_a, eye_s = (
             torch.eye(len(each), dtype=each.dtype, device=each.device) for each in (a, s)
         )
         inverses.append(
             (
-                torch.linalg.inv(a + balance * math.sqrt(damping) * eye_a),
-                torch.linalg.inv(s + math.sqrt(damping) / balance * eye_s),
+                # Not inv, which reads back whether there is an inverse: damping sees to that.
+                torch.linalg.inv_ex(a + balance * math.sqrt(damping) * eye_a).inverse,
+                torch.linalg.inv_ex(s + math.sqrt(damping) / balance * eye_s).inverse,
             )
         )
 

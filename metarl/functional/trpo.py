@@ -55,28 +55,33 @@ def conjugate_gradient(
         The solution and how it went.
     """
     b = b.double()
-    x, residual = torch.zeros_like(b), b.clone()
+    x, residual = torch.zeros_like(b), b
     direction = better = precondition(residual)
-    descent = float(residual @ better)
-    target = tolerance * float(b @ b)
-    done, negative = 0, False
-    while done < iterations and float(residual @ residual) > target:
-        curved = product(direction).double()
-        done += 1
-        curvature = float(direction @ curved)
-        if not curvature > 0.0:
-            negative = True
-            residual = residual + 0.0 * curved  # where that is NaN, so is the residual
+    descent, target = residual @ better, tolerance * (b @ b)
+    going, done = residual @ residual > target, torch.zeros_like(target)
+    negative = torch.zeros_like(going)
+    for _ in range(iterations):
+        # On an accelerator nothing is read back: what comes after the end changes nothing.
+        if b.device.type == "cpu" and not going:
             break
+        curved = product(direction).double()
+        curvature = direction @ curved
+        positive = curvature > 0.0
+        done, negative = done + going, negative | (going & ~positive)
         step = descent / curvature
-        x = x + step * direction
-        residual = residual - step * curved
+        # Where the curvature is NaN, so is the residual.
+        reduced = torch.where(positive, residual - step * curved, residual + 0.0 * curved)
+        x = torch.where(going & positive, x + step * direction, x)
+        residual = torch.where(going, reduced, residual)
+        going = going & positive
         better = precondition(residual)
-        previous, descent = descent, float(residual @ better)
+        previous, descent = descent, residual @ better
         direction = better + (descent / previous) * direction
-    norm = float(b.norm())
-    relative = float(residual.norm()) / norm if norm > 0 else 0.0
-    return CGResult(x, relative, done, float(x @ (b - residual)), negative)
+        going = going & (residual @ residual > target)
+    norm = b.norm()
+    relative = torch.where(norm > 0.0, residual.norm() / norm, torch.zeros_like(norm))
+    found = torch.stack([relative, done, x @ (b - residual), negative.double()]).cpu().tolist()
+    return CGResult(x, found[0], int(found[1]), found[2], bool(found[3]))
 
 
 class StepInfo(NamedTuple):
@@ -168,7 +173,7 @@ def trust_region_step(
         candidate = theta - (region.backtrack_ratio**trial * step).to(theta.dtype)
         found = evaluate(candidate)
         # Written so that a NaN is never accepted.
-        if found.loss < start.outcome.loss and found.kl <= region.max_kl:
+        if (found.loss < start.outcome.loss) & (found.kl <= region.max_kl):
             return candidate, rejected._replace(
                 accepted=True, trials=trial + 1, outcome=found, predicted_improvement=predicted
             )

@@ -23,21 +23,37 @@ class EnvironmentFamily:
     The native vector form is used where it leaves ended slots idle (``AutoresetMode.DISABLED``) and
     knows tasks; otherwise single environments are stepped one by one.
 
+    Where the physics is another than the CPU's, vector environments are of the form that is registered for it under
+    the same name: ``warp/Name-v0`` for ``warp``. Its constructor takes ``device`` too, and it lives there, as
+    :class:`metarl.resident.ResidentSampler` says. Tasks and single environments remain those of ``Name-v0``.
+
     Args:
         env: ``module:Name-v0``; importing the module registers it.
         env_kwargs: arguments of its constructor.
         horizon: episodes are truncated after so many steps.
         observe_task: policies shall see the task after the observation. The environments themselves
             never show it: the sampler appends it.
+        physics: ``cpu``, or the name of another.
+        device: where that one runs.
+
+    Attributes:
+        resident: vector environments live on ``device``.
 
     Raises:
         UnusableEnvironmentError: it is not there, or has no tasks, or actions that are not vectors.
     """
 
     def __init__(
-        self, env: str, env_kwargs: Mapping[str, Any], horizon: int, observe_task: bool = False
+        self,
+        env: str,
+        env_kwargs: Mapping[str, Any],
+        horizon: int,
+        observe_task: bool = False,
+        physics: str = "cpu",
+        device: str = "cpu",
     ) -> None:
         self.env, self.horizon, self.observe_task = env, horizon, observe_task
+        self.resident, self._device = physics != "cpu", device
         self._arguments = dict(env_kwargs, max_episode_steps=horizon)
         self.native = self._find().vector_entry_point is not None
         self.example = self._make_example()
@@ -46,6 +62,7 @@ class EnvironmentFamily:
             self.native = False
             self.example = self._make_example()
         self._check()
+        self._resident_env = self._find_resident(physics) if self.resident else ""
 
     @property
     def obs_size(self) -> int:
@@ -62,10 +79,18 @@ class EnvironmentFamily:
 
     def __call__(self, slots: int) -> VectorEnv[Any, Any, Any]:
         """A vector environment of so many slots."""
+        if self.resident:
+            return self._make_vector(self._resident_env, slots, device=self._device)
+        return self._on_cpu(slots)
+
+    def _on_cpu(self, slots: int) -> VectorEnv[Any, Any, Any]:
         if self.native:
-            mode = "vector_entry_point"
-            return gym.make_vec(self.env, slots, vectorization_mode=mode, **self._arguments)
+            return self._make_vector(self.env, slots)
         return LoopVectorEnv([self.single() for _ in range(slots)])
+
+    def _make_vector(self, env: str, slots: int, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
+        mode = "vector_entry_point"
+        return gym.make_vec(env, slots, vectorization_mode=mode, **self._arguments, **kwargs)
 
     def single(self, **kwargs: Any) -> gym.Env[Any, Any]:
         """A single environment with a flat observation."""
@@ -107,9 +132,30 @@ class EnvironmentFamily:
                 f"problem.env is {self.env}, which cannot be found: {_one_line(error)}"
             ) from error
 
+    def _find_resident(self, physics: str) -> str:
+        """The id of the form for this physics, which can be imported."""
+        module, _, name = self.env.rpartition(":")
+        wanted = f"problem.physics is {physics}"
+        try:
+            form = gym.spec(f"{physics}/{name}")
+        except gym.error.Error as error:
+            raise UnusableEnvironmentError(
+                f"{wanted}, but {self.env} has no form for it, registered as {physics}/{name}; "
+                "leave problem.physics out"
+            ) from error
+        try:
+            if isinstance(form.vector_entry_point, str):
+                importlib.import_module(form.vector_entry_point.partition(":")[0])
+        except ImportError as error:
+            raise UnusableEnvironmentError(
+                f"{wanted}, but what it needs is missing ({error}); pip install 'metarl-torch[gpu]', "
+                "or leave problem.physics out"
+            ) from error
+        return f"{module}:{physics}/{name}" if module else f"{physics}/{name}"
+
     def _make_example(self) -> VectorEnv[Any, Any, Any]:
         try:
-            return self(1)
+            return self._on_cpu(1)
         except Exception as error:
             given = ", ".join(f"{name}={value!r}" for name, value in self._arguments.items())
             raise UnusableEnvironmentError(

@@ -31,6 +31,7 @@ from metarl.problems.credit import Collected, Sampling, credit
 from metarl.problems.environments import EnvironmentFamily
 from metarl.problems.modules import PerThread
 from metarl.problems.protocol import LearnRates, Split, Variant, initial_rates
+from metarl.resident import ResidentSampler
 from metarl.sampler import Sampler
 from metarl.seeding import Key
 
@@ -267,9 +268,11 @@ class RLProblem:
         """The sampler of that size; its environments are kept from wave to wave."""
         if (tasks, episodes) not in self._samplers:
             family = self.environments
-            self._samplers[tasks, episodes] = Sampler(
+            kind = ResidentSampler if family.resident else Sampler
+            shared = (1, map) if family.resident else (self.threads, self.mapper)
+            self._samplers[tasks, episodes] = kind(
                 *(family, tasks, episodes, family.horizon, self.act),
-                *(self.threads, self.mapper, self.device, family.observe_task),
+                *(*shared, self.device, family.observe_task),
             )
         return self._samplers[tasks, episodes]
 

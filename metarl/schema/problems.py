@@ -40,6 +40,8 @@ class RLProblem(Section):
     """Longest episode T, in environment steps."""
     episodes: Count
     """Episodes N of each task in each wave of sampling."""
+    physics: Literal["cpu", "warp"] = "cpu"
+    """Where environments are simulated: in the threads, or by MuJoCo Warp on the device, in float32."""
     observe_task: bool = False
     """The policy observes the task: the oracle that adaptation is compared with."""
     discount: Annotated[float, Field(gt=0, le=1)] = 0.99

@@ -17,10 +17,11 @@ def wave():
     return support.normal(3, M, N, T) * mask, support.normal(4, M, N, T), mask
 
 
+@pytest.mark.parametrize("way", [returns._one_by_one, returns._doubling])
 @pytest.mark.parametrize("factor", [0.0, 0.9, 1.0])
-def test_discounted_sums(factor, wave):
+def test_discounted_sums(factor, way, wave):
     rewards = wave[0]
-    found = returns.discounted_sums(rewards, factor)
+    found = way(rewards, factor)
     for t in range(T):
         expected = sum(factor ** (u - t) * rewards[..., u] for u in range(t, T))
         support.close(found[..., t], expected, 1e-14)
