@@ -60,7 +60,7 @@ def save(
         iteration: iterations completed.
         tensors: on any device.
         state: JSON values; a tuple comes back as a list.
-        score: higher is better; None or NaN: not measured.
+        score: higher is better; None or not finite: not measured.
 
     Returns:
         The checkpoint's folder, ``directory/<iteration>``; one that was there is replaced.
@@ -76,7 +76,7 @@ def save(
     manifest = {
         "format": FORMAT,
         "iteration": iteration,
-        "score": None if score is None or math.isnan(score) else float(score),
+        "score": None if score is None or not math.isfinite(score) else float(score),
         "tensors": list(tensors),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
@@ -211,7 +211,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _is_complete(manifest: Mapping[str, Any]) -> bool:
-    files, names, score = (manifest.get(key) for key in ("files", "tensors", "score"))
+    files, names = manifest.get("files"), manifest.get("tensors")
+    score = manifest.get("score", math.nan)
     return (
         isinstance(files, dict)
         and {TENSORS, STATE} <= files.keys()
@@ -219,7 +220,7 @@ def _is_complete(manifest: Mapping[str, Any]) -> bool:
         and all(isinstance(name, str) for name in names)
         and type(manifest.get("iteration")) is int
         and manifest["iteration"] >= 0
-        and (score is None or isinstance(score, int | float))
+        and (score is None or (isinstance(score, float) and math.isfinite(score)))
     )
 
 

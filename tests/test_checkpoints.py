@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from metarl import checkpoints
 from metarl.checkpoints import MANIFEST, STATE, TENSORS, CheckpointError
+from metarl.sealed import seal, unseal
 
 
 def example() -> dict[str, torch.Tensor]:
@@ -99,6 +100,27 @@ def test_truncation_growth_and_absence_are_noticed(saved, name, keep):
 def test_a_manifest_of_anything_is_refused(saved, content):
     (saved / MANIFEST).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(CheckpointError):
+        checkpoints.load(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"score": None, "s}core": 1.5},
+        {"score": float("nan")},
+        {"score": 10**400},
+        {"iteration": -1},
+        {"iteration": True},
+        {"tensors": [1]},
+        {"files": {}},
+    ],
+)
+def test_a_manifest_that_was_sealed_by_another_is_refused(saved, change):
+    manifest = unseal((saved / MANIFEST).read_bytes()) | change
+    if "s}core" in change:
+        del manifest["score"]
+    (saved / MANIFEST).write_bytes(seal(manifest))
+    with pytest.raises(CheckpointError, match="holds what metarl does not write"):
         checkpoints.load(saved)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -33,11 +34,12 @@ CLOCKS = ("time", "time/collect", "time/outer", "time/env_steps_per_second")
 
 
 class Ended(NamedTuple):
-    """How a command ended: exit code (minus the signal that killed it), standard output and error."""
+    """How a command ended: exit code (minus the signal that killed it), standard output and error, processor time."""
 
     code: int
     out: str
     err: str
+    cpu: float = math.nan
 
 
 class Server:
@@ -87,7 +89,8 @@ class Server:
     def wait(self) -> Ended:
         """Wait for what was started."""
         answer, self._pid = self._answer(), 0
-        return Ended(answer["code"], (self.scratch / "out").read_text(), answer["err"])
+        out = (self.scratch / "out").read_text()
+        return Ended(answer["code"], out, answer["err"], answer["cpu"])
 
     def run(self, *argv: str, **options: Any) -> Ended:
         """Start a command and wait for it."""
@@ -155,8 +158,19 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def wait_until_stopped(pid: int) -> None:
     """Until a process has taken a SIGSTOP."""
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+    while _stat(pid)[0] != "T":
         time.sleep(0.001)
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has taken of a processor until now."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[str]:
+    """From its state on: proc(5), field 3."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def resources(pid: int) -> tuple[int, int, int]:

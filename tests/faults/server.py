@@ -8,7 +8,8 @@ fifty times. Each line of standard input is a JSON object:
     out: file that standard output goes to
     hook: [name, arguments...] of a function in hooks.py, called first in the child
 
-The answers are ``{"pid": ...}`` once it runs and ``{"code": ..., "err": ...}``, as of subprocess, once it has ended.
+The answers are ``{"pid": ...}`` once it runs and ``{"code": ..., "err": ..., "cpu": ...}``, as of subprocess, with
+the seconds that it took of a processor, once it has ended.
 Standard error goes through a pipe, which no limit on files can close.
 """
 
@@ -95,8 +96,9 @@ def main() -> None:
         print(json.dumps({"pid": pid}), flush=True)
         with os.fdopen(reading) as file:
             err = file.read()
-        _, status = os.waitpid(pid, 0)
-        answer = {"code": os.waitstatus_to_exitcode(status), "err": err}
+        _, status, used = os.wait4(pid, 0)
+        cpu = used.ru_utime + used.ru_stime
+        answer = {"code": os.waitstatus_to_exitcode(status), "err": err, "cpu": cpu}
         print(json.dumps(answer), flush=True)
 
 
