@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import envs.rendering
+from envs.drawing import REACH
 
 
 def test_navigation_draws_start_path_and_goal():
@@ -14,7 +15,7 @@ def test_navigation_draws_start_path_and_goal():
         env.step([0.0, 1.0])
     picture = env.render()
     assert (picture.shape, picture.dtype) == ((100, 100, 3), np.uint8)
-    reach = 1.1 * 0.55
+    reach = REACH
 
     def colour(x, y):
         column, row = (int((value / reach + 1.0) / 2.0 * 100) for value in (x, y))
