@@ -27,7 +27,7 @@ SIZES = {
 }
 QUICK = {"configured": Size((), ("1", "auto"))}
 COLUMNS = (
-    *("preset", "size", "threads", "chunk", "kept", "seconds", "update", "products"),
+    *("preset", "size", "threads", "chunk", "kept", "seconds", "cpu", "update", "products"),
     *("peak MiB", "before MiB"),
 )
 
