@@ -23,7 +23,7 @@ class Sinusoid:
         observe_task: the network reads (x, A, φ), which makes it the oracle of figures 2 and 3.
     """
 
-    outputs, loss, interval = 1, "mse", X
+    outputs, loss, interval, names = 1, "mse", X, ("amplitude", "phase")
 
     def __init__(self, shots: int, queries: int, observe_task: bool = False) -> None:
         self.shots, self.queries, self.observe_task = shots, queries, observe_task

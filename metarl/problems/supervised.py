@@ -58,9 +58,11 @@ class Curves(Protocol):
 
     Attributes:
         interval: of x.
+        names: of the numbers that make a task.
     """
 
     interval: tuple[float, float]
+    names: Sequence[str]
 
     def truth(self, tasks: np.ndarray, x: np.ndarray) -> np.ndarray:
         """``[M, D]``, ``[M, N, 1] -> [M, N, 1]``."""
@@ -187,10 +189,13 @@ class SupervisedProblem:
         steps = sorted({0, min(1, len(rates)), len(rates)})
         drawn = {step: predictions[step].squeeze(-1).cpu().numpy() for step in steps}
         points = [each[..., 0].cpu().numpy() for each in support]
+        titles = lambda task: (  # noqa: E731
+            f"{name} {value:.3g}" for name, value in zip(self.source.names, task, strict=True)
+        )
         return regression_figure(
             [
                 Panel(
-                    *(", ".join(f"{value:.3g}" for value in task), x, truth[index, :, 0]),
+                    *(", ".join(titles(task)), x, truth[index, :, 0]),
                     {step: values[index] for step, values in drawn.items()},
                     (points[0][index], points[1][index]),
                 )
