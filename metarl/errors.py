@@ -54,7 +54,7 @@ def run_command(body: Callable[[], int], traceback: bool = False) -> int:
     """
     _open_what_is_closed()
     before, stdout = signal.signal(signal.SIGTERM, _terminate), sys.stdout
-    sys.stdout = _Output(stdout)  # type: ignore[assignment]
+    sys.stdout = _Output(stdout)
     try:
         code = body()
         sys.stdout.flush()
