@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,16 @@ def meta_from_tensors(tensors: Mapping[str, Tensor], like: Meta) -> Meta:
     return like._replace(
         theta=_restored(tensors, THETA, like.theta), rates=_restored(tensors, RATES, like.rates)
     )
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """32 letters that change with any bit of the tensors."""
+    import torch
+
+    summed = hashlib.blake2b(digest_size=16)
+    for tensor in tensors.values():
+        summed.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())
+    return summed.hexdigest()
 
 
 def restore_outer(outer: Outer, checkpoint: Checkpoint, device: str) -> int:

@@ -29,9 +29,14 @@ from metarl.functional.gaussian_mlp import (
     policy_gradient,
     slopes,
 )
-from metarl.functional.objectives import Linearisation, Objective, mean_outcome
+from metarl.functional.objectives import (
+    Linearisation,
+    Objective,
+    joined_count,
+    mean_outcome,
+)
 from metarl.functional.params import descend, flatten, for_tasks, unflatten
-from metarl.functional.tasks import Mapper, chunks, count_tasks, take
+from metarl.functional.tasks import Join, Mapper, alone, chunks, count_tasks, take
 
 
 class Query(NamedTuple):
@@ -97,6 +102,7 @@ def objective(
     like: Params,
     mapper: Mapper = map,
     chunk: int = 1,
+    join: Join = alone,
 ) -> Objective:
     """The mean over the meta-batch of the post-update surrogate and KL, with exact derivatives.
 
@@ -110,9 +116,10 @@ def objective(
             in task order, so the mapper changes no bit.
         chunk: tasks that share each batched matrix product. On a CPU 1: a task's activations then
             stay in the cache. On a GPU as many as its memory holds.
+        join: where processes share the tasks, gathers every task's results from them.
     """
-    count = count_tasks(batch)
-    parts = [take(batch, part) for part in chunks(count, chunk)]
+    parts = [take(batch, part) for part in chunks(count_tasks(batch), chunk)]
+    count = joined_count(batch, join)
 
     def post_update(
         vector: Tensor, part: MetaBatch[Episodes], taped: bool
@@ -123,7 +130,8 @@ def objective(
         return tapes, _query(arch, params, part.query)
 
     def evaluate(vector: Tensor) -> Outcome:
-        return mean_outcome(mapper(lambda part: post_update(vector, part, False)[1].outcome, parts))
+        found = mapper(lambda part: post_update(vector, part, False)[1].outcome, parts)
+        return mean_outcome(found, join)
 
     def push(part: Part, tangent: Params) -> Params:
         """J · tangent."""
@@ -161,17 +169,17 @@ def objective(
                 bent = fisher_product(arch, query.params, query.hidden, part.slopes, weights, moved)
                 return flatten(pull(part, bent), 1)
 
-            return torch.cat(list(mapper(product, derived))).sum(0) / count
+            return join(torch.cat(list(mapper(product, derived)))).sum(0) / count
 
         def precondition(damping: float) -> Callable[[Tensor], Tensor]:
             def factored(part: Part) -> kfac.Factors:
                 weights = part.query.step_weights.flatten(1).unsqueeze(-1)
                 return kfac.factors(arch, part.query.params, part.query.hidden, weights)
 
-            return kfac.preconditioner(arch, mapper(factored, derived), like, damping)
+            return kfac.preconditioner(arch, mapper(factored, derived), like, damping, join)
 
-        gradient = torch.cat([part.gradient for part in derived]).sum(0) / count
-        outcome = mean_outcome(part.query.outcome for part in derived)
+        gradient = join(torch.cat([part.gradient for part in derived])).sum(0) / count
+        outcome = mean_outcome((part.query.outcome for part in derived), join)
         return Linearisation(outcome, gradient, curvature, precondition)
 
     return Objective(evaluate, linearise)

@@ -20,7 +20,15 @@ from metarl.functional import gaussian
 from metarl.functional.adapt import InnerUpdate, Loss
 from metarl.functional.estimators import Estimator
 from metarl.functional.params import unflatten_meta
-from metarl.functional.tasks import Mapper, chunks, count_tasks, over_tasks, take
+from metarl.functional.tasks import (
+    Join,
+    Mapper,
+    alone,
+    chunks,
+    count_tasks,
+    over_tasks,
+    take,
+)
 
 Policy = Callable[[Params, Tensor], tuple[Tensor, Tensor]]
 """``(parameters, obs [..., O]) -> (mean [..., A], log_std [A])``."""
@@ -169,6 +177,7 @@ def by_autograd(
     like: Meta,
     mapper: Mapper = map,
     chunk: int = 1,
+    join: Join = alone,
 ) -> Objective:
     """Lift a task's objective to the mean over the meta-batch, with derivatives by double backward.
 
@@ -179,13 +188,14 @@ def by_autograd(
         mapper: maps over chunks of tasks; a thread pool's map runs them side by side. Sums are taken
             in task order, so the mapper changes no bit.
         chunk: tasks that are batched by vmap; 1 takes them one by one, which needs least memory.
+        join: where processes share the tasks, gathers every chunk's results from them.
     """
 
     def stacked(meta: Meta, part: MetaBatch[Any]) -> Outcome:
         lifted = lambda support, query: task_objective(meta, support, query)  # noqa: E731
         return over_tasks(lifted, *part, strategy="vmap" if chunk > 1 else "loop")
 
-    return by_parts(stacked, batch, like, mapper, chunk)
+    return by_parts(stacked, batch, like, mapper, chunk, join=join)
 
 
 def by_parts(
@@ -195,6 +205,7 @@ def by_parts(
     mapper: Mapper = map,
     chunk: int = 1,
     curved: bool = True,
+    join: Join = alone,
 ) -> Objective:
     """The mean over the meta-batch of an objective that is written for a stack of tasks.
 
@@ -205,9 +216,10 @@ def by_parts(
         mapper: as for `by_autograd`.
         chunk: C, tasks that are handed over together.
         curved: keep the graphs, for the curvature; without it each chunk's memory is free at once.
+        join: as for `by_autograd`.
     """
-    count = count_tasks(batch)
-    parts = [take(batch, part) for part in chunks(count, chunk)]
+    parts = [take(batch, part) for part in chunks(count_tasks(batch), chunk)]
+    count = joined_count(batch, join)
     mapper = mapper if len(parts) > 1 else map
 
     def outcomes(vector: Tensor, part: MetaBatch[Any]) -> Outcome:
@@ -218,7 +230,7 @@ def by_parts(
             with torch.no_grad():
                 return outcomes(vector.detach(), part)
 
-        return mean_outcome(mapper(total, parts))
+        return mean_outcome(mapper(total, parts), join)
 
     def linearise(vector: Tensor) -> Linearisation:
         def derive(part: MetaBatch[Any]) -> tuple[Outcome, Tensor, Tensor]:
@@ -248,10 +260,10 @@ def by_parts(
                 return torch.autograd.grad(slopes()[index], leaf, tangent, retain_graph=True)[0]
 
             slopes()
-            return torch.stack(list(mapper(product, range(len(derived))))).sum(0) / count
+            return join(torch.stack(list(mapper(product, range(len(derived)))))).sum(0) / count
 
-        gradient = torch.stack([item[1] for item in derived]).sum(0) / count
-        outcome = mean_outcome(detached(item[0]) for item in derived)
+        gradient = join(torch.stack([item[1] for item in derived])).sum(0) / count
+        outcome = mean_outcome((detached(item[0]) for item in derived), join)
         return Linearisation(outcome, gradient, curvature)
 
     return Objective(evaluate, linearise)
@@ -262,6 +274,12 @@ def detached(outcome: Outcome) -> Outcome:
     return pytree.tree_map(lambda value: value.detach(), outcome)
 
 
-def mean_outcome(outcomes: Any) -> Outcome:
+def mean_outcome(outcomes: Any, join: Join = alone) -> Outcome:
     """The mean over all tasks of outcomes that come in chunks ``[C]``, summed in task order."""
-    return pytree.tree_map(lambda *values: torch.cat(values).mean(), *outcomes)
+    stacked = pytree.tree_map(lambda *values: torch.cat(values), *outcomes)
+    return pytree.tree_map(lambda values: values.mean(), join(stacked))
+
+
+def joined_count(batch: MetaBatch[Any], join: Join) -> int:
+    """M, of all processes together."""
+    return int(join(torch.tensor([count_tasks(batch)])).sum())

@@ -19,8 +19,8 @@ from metarl.functional.few_shot import Rule
 from metarl.functional.losses import LOSSES
 from metarl.functional.objectives import Objective
 from metarl.functional.params import for_tasks
-from metarl.functional.tasks import Mapper, chunks, take
-from metarl.problems.protocol import LearnRates, Split, Variant, initial_rates
+from metarl.functional.tasks import Join, Mapper, alone, chunks, take
+from metarl.problems.protocol import LearnRates, Share, Split, Variant, initial_rates
 from metarl.seeding import Key
 
 if TYPE_CHECKING:
@@ -154,18 +154,24 @@ class SupervisedProblem:
         return self.source.sample_tasks(count, rng, split)
 
     def collect(
-        self, meta: Meta, tasks: np.ndarray, key: Key
+        self, meta: Meta, tasks: np.ndarray, key: Key, share: Share | None = None
     ) -> tuple[MetaBatch[Examples], dict[str, float]]:
         """Support and query of each task; support is the same in every inner step unless it is to be fresh."""
-        support, query = self._examples(tasks, self.source.queries, key)
+        rows = share.rows if share else slice(None)
+        support, query = self._examples(tasks, self.source.queries, key, rows=rows)
         steps = [support] * self.adaptation.steps
         if self.adaptation.fresh_support:
             others = range(1, self.adaptation.steps)
-            steps[1:] = [self._examples(tasks, 0, key, draw)[0] for draw in others]
+            steps[1:] = [self._examples(tasks, 0, key, draw, rows)[0] for draw in others]
         return MetaBatch(tuple(steps), query), {}
 
     def objective(
-        self, meta: Meta, batch: MetaBatch[Examples], variant: Variant, iteration: int = 0
+        self,
+        meta: Meta,
+        batch: MetaBatch[Examples],
+        variant: Variant,
+        iteration: int = 0,
+        join: Join = alone,
     ) -> Objective:
         """The outer objective of ``variant`` at a meta-iteration."""
         row = self.adaptation
@@ -176,7 +182,7 @@ class SupervisedProblem:
             progress = iteration / row.multi_step_until if row.multi_step_until else 1.0
             stacked = few_shot.post_update(rule, few_shot.step_weights(row.steps, progress))
         size = self.tasks_at_once or len(batch.query.y)
-        return objectives.by_parts(stacked, batch, meta, self.mapper, size, curved=False)
+        return objectives.by_parts(stacked, batch, meta, self.mapper, size, curved=False, join=join)
 
     def adaptation_curve(
         self,
@@ -185,6 +191,7 @@ class SupervisedProblem:
         rates: Sequence[float | Params],
         queries: int | None,
         key: Key,
+        share: Share | None = None,
     ) -> np.ndarray:
         """``measure`` on the query of each task after 0, 1, ... steps on its support, ``[steps + 1, M]``.
 
@@ -194,16 +201,19 @@ class SupervisedProblem:
             rates: α of each step, or the learned rates.
             queries: of each task (and class); None: as in training.
             key: names the random numbers.
+            share: the tasks that are adapted to here; None: all.
         """
-        batch = self._examples(tasks, queries or self.source.queries, key)
+        share = share or Share(0, len(tasks))
+        batch = self._examples(tasks, queries or self.source.queries, key, rows=share.rows)
 
         def curve(part: slice) -> Tensor:
             support, query = take(batch, part)
             predictions = self.predictions(meta, support, query.x, rates)
-            return torch.stack([self.loss.score(each, query.y) for each in predictions])
+            return torch.stack([self.loss.score(each, query.y) for each in predictions], dim=1)
 
-        parts = chunks(len(tasks), self.tasks_at_once or EVALUATED_AT_ONCE)
-        return torch.cat(list(self.mapper(curve, parts)), dim=1).double().cpu().numpy()
+        parts = chunks(share.count, self.tasks_at_once or EVALUATED_AT_ONCE)
+        found = torch.cat(list(self.mapper(curve, parts))).double().cpu()
+        return np.ascontiguousarray(share.join(found).numpy().T)
 
     def predictions(
         self, meta: Meta, support: Examples, x: Tensor, rates: Sequence[float | Params]
@@ -259,12 +269,16 @@ class SupervisedProblem:
         return self.make_network(torch.Generator().manual_seed(seed))
 
     def _examples(
-        self, tasks: np.ndarray, queries: int, key: Key, draw: int = 0
+        self,
+        tasks: np.ndarray,
+        queries: int,
+        key: Key,
+        draw: int = 0,
+        rows: slice = slice(None),
     ) -> tuple[Examples, Examples]:
-        found = self.source.examples(tasks, queries, key, draw)
-        if self.device.type == "cpu":
-            return found
-        moved = (Examples(*(each.to(self.device) for each in part)) for part in found)
+        # All are drawn, wherever they are wanted: what a task gets may depend on those before it.
+        support, query = take(self.source.examples(tasks, queries, key, draw), rows)
+        moved = (Examples(*(each.to(self.device) for each in part)) for part in (support, query))
         return next(moved), next(moved)
 
     def _apply(self, params: Params, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ is a class of configuration here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -202,3 +203,8 @@ def config_class(settings: Any) -> type[Config]:
     problem = settings.get("problem") if isinstance(settings, Mapping) else None
     kind = problem.get("kind") if isinstance(problem, Mapping) else None
     return CONFIGS.get(kind, RLConfig) if isinstance(kind, str) else RLConfig
+
+
+def config_of(text: bytes) -> Config:
+    """The configuration that ``model_dump_json`` wrote."""
+    return config_class(json.loads(text)).model_validate_json(text)
