@@ -9,7 +9,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test slow faults lint bench install clean
+.PHONY: run test slow faults ranks lint bench install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -23,6 +23,9 @@ slow: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults $(ARGS)
+
+ranks: $(STAMP)
+	$(BIN)/python -m pytest -m ranks $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

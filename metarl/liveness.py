@@ -208,7 +208,7 @@ class Vigil:
             self._signs[self.rank].beat + 1,
             self._exchanges,
             now - self._moved,
-            max(self._longest, 0.0 if self.waits else now - self._worked_since),
+            self._longest,
             calls[-1].place(calls[-1].slot) if calls else "",
             self.excused,
             self._done,
