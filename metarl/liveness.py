@@ -123,7 +123,7 @@ class Vigil:
     def check(self) -> None:
         """Raise RankEndedError if the run has ended."""
         if time.monotonic() - self._looked > SILENT + GRACE:
-            self.end = self.end or End(self.rank, "lost the store that torchrun keeps", said=False)
+            self._lose_store()
         if self.end is not None:
             raise RankEndedError(self.sentence(self.end))
 
@@ -162,7 +162,8 @@ class Vigil:
         self._stopped.set()
         self._thread.join()
         self._done = True
-        self._tell()
+        with suppress(RuntimeError):  # who kept the store may be gone already
+            self._tell()
         for handle in self._handles.values():
             os.close(handle)
 
@@ -189,21 +190,28 @@ class Vigil:
     def _watch(self) -> None:
         ended_at = None
         while not self._stopped.wait(BEAT):
-            with suppress(RuntimeError):  # what the main thread makes of a lost store: see `check`
-                self._tell()
-                self._listen()
-                self._judge()
-                self._looked = time.monotonic()
-            if self.end is not None:
+            if self.end is None:
+                try:
+                    self._tell()
+                    self._listen()
+                    self._judge()
+                    self._looked = time.monotonic()
+                except RuntimeError:
+                    self._lose_store()
+            else:
                 ended_at = ended_at or time.monotonic()
                 if time.monotonic() - ended_at > GRACE:
                     self._end_here(self.end)
+
+    def _lose_store(self) -> None:
+        lost = "has lost the store by which processes meet: torchrun, rank 0 or the network is down"
+        self.end = self.end or End(self.rank, lost, said=False)
 
     def _tell(self) -> None:
         now, progress = time.monotonic(), (self._exchanges, Naming.begun)
         if progress != self._progress:
             self._progress, self._moved = progress, now
-        calls = list(Naming.open.values())
+        calls = list(Naming.open.copy().values())
         sign = Sign(
             self._signs[self.rank].beat + 1,
             self._exchanges,

@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 
 from metarl import system
 from metarl.errors import MISTAKE, Terminated, UserError, is_expected, run_command
-from metarl.liveness import RankEndedError, Vigil
+from metarl.liveness import BEAT, RankEndedError, Vigil
 from metarl.nonfinite import NonFiniteError
 from metarl.problems.protocol import Found, Share
 from metarl.ranks import Alone, Made
@@ -193,6 +193,10 @@ class Ranks(Alone):
         # At once: an exchange that never ends would hold the interpreter back.
         code = self._last_words(error)
         sys.stdout.flush()
+        if self.first:
+            time.sleep(
+                3.0 * BEAT
+            )  # without torchrun this process keeps the store that tells the others
         os._exit(code)
 
     def _last_words(self, error: BaseException) -> int:

@@ -124,6 +124,8 @@ def connected() -> Alone:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set; start "
             "the processes with torchrun, or unset WORLD_SIZE."
         )
+    # A store that is gone has a sentence of ours, and needs no list of C++ frames beside it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from metarl.processes import connect
 
     return connect()
