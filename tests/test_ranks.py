@@ -7,8 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,7 @@ from metarl.functional.params import flatten_meta
 from metarl.nonfinite import Guard, NonFiniteError
 from metarl.outer import Adam, Descent, Schedule
 from metarl.problems.protocol import Share
-from metarl.processes import Ranks, RankShare
+from metarl.processes import RankShare
 from metarl.ranks import ALONE, connected
 from metarl.train import Training, main, meta_iteration
 
@@ -53,26 +51,6 @@ CASES = {
     "examples": (4, "sinusoid_5shot", [*SUPERVISED, "inner.steps=2"]),
     "reptile": (2, "sinusoid_5shot", [*SUPERVISED, REPTILE, "inner.fresh_support=true"]),
 }
-
-
-def in_ranks(size, work):
-    """``work(ranks)`` in every rank at once: the results by rank."""
-    store = dist.HashStore()
-
-    def run(rank):
-        prefix = dist.PrefixStore("group", store)
-        group = dist.ProcessGroupGloo(prefix, rank, size, timedelta(seconds=60))
-        ranks = Ranks(group, dist.PrefixStore("vigil", store), rank, size)
-        try:
-            return work(ranks)
-        except BaseException as error:
-            ranks.vigil.report(rank, repr(error))
-            raise
-        finally:
-            ranks.vigil.stop()
-
-    with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(run, range(size)))
 
 
 def without_clocks(metrics):
@@ -104,14 +82,16 @@ def assert_same(one, other):
 @pytest.mark.parametrize("case", [case for case in CASES if "sinusoid" not in CASES[case][1]])
 def test_ranks_change_no_bit(case):
     single = trained(case, ALONE)
-    for each in in_ranks(CASES[case][0], lambda ranks: trained(case, ranks)):
+    for each in support.in_ranks(CASES[case][0], lambda ranks: trained(case, ranks)):
         assert_same(each, single)
 
 
 @pytest.mark.parametrize("case", ["examples", "reptile"])
 def test_examples_that_are_taken_task_by_task_change_no_bit(case):
     single = trained(case, ALONE, one_by_one=True)
-    for each in in_ranks(CASES[case][0], lambda ranks: trained(case, ranks, one_by_one=True)):
+    for each in support.in_ranks(
+        CASES[case][0], lambda ranks: trained(case, ranks, one_by_one=True)
+    ):
         assert_same(each, single)
 
 
@@ -119,7 +99,7 @@ def test_examples_that_are_taken_task_by_task_change_no_bit(case):
 def test_stacked_examples_differ_by_the_rounding_of_a_sum_over_tasks(case):
     """A stack's gradient is summed over its tasks by the backward pass, and a rank's stack is smaller."""
     record, vector, curve, _ = trained(case, ALONE)
-    found = in_ranks(CASES[case][0], lambda ranks: trained(case, ranks))
+    found = support.in_ranks(CASES[case][0], lambda ranks: trained(case, ranks))
     assert all(each[3] == found[0][3] for each in found), "the ranks agree to the bit"
     support.close(found[0][1], vector, 1e-6)
     np.testing.assert_allclose(found[0][2], curve, rtol=1e-5)
@@ -145,7 +125,7 @@ def test_rows_of_any_kind_and_number_are_joined_in_order():
         return share.join(tree(ranks.rank)), ranks.exchange(b"x" * ranks.rank)
 
     expected = {name: torch.cat([tree(rank)[name] for rank in range(3)]) for name in tree(0)}
-    for found, messages in in_ranks(3, work):
+    for found, messages in support.in_ranks(3, work):
         assert messages == [b"", b"x", b"xx"]
         for name, value in expected.items():
             assert torch.equal(found[name], value)
@@ -165,7 +145,7 @@ def test_what_is_left_after_leaving_out_is_shared_in_order(left):
             assert torch.equal(own, torch.tensor(left)[kept.rows])
         return kept.join(own)
 
-    assert all(torch.equal(each, torch.tensor(left)) for each in in_ranks(3, work))
+    assert all(torch.equal(each, torch.tensor(left)) for each in support.in_ranks(3, work))
     rows, whole = Share(0, 7).keep(left)
     assert (rows, whole.count) == (left, len(left))
 
@@ -189,7 +169,7 @@ def test_all_ranks_leave_the_same_tasks_out_as_one_process_does(fault, caplog):
     with caplog.at_level(logging.CRITICAL, logger="metarl"):
         tasks, metrics, vector, info = skipping(fault, ALONE)
         assert len(tasks) == 4
-        for each in in_ranks(3, lambda ranks: skipping(fault, ranks)):
+        for each in support.in_ranks(3, lambda ranks: skipping(fault, ranks)):
             np.testing.assert_array_equal(each[0], tasks)
             assert each[1] == metrics
             assert torch.equal(each[2], vector)
@@ -231,7 +211,7 @@ def test_a_gradient_that_is_not_finite_is_left_out_by_all_as_by_one(bad, caplog)
     with caplog.at_level(logging.CRITICAL, logger="metarl"):
         tasks, vector, info = work(ALONE)
         assert info["outer/skipped_tasks"] == len(bad)
-        for each in in_ranks(3, work):
+        for each in support.in_ranks(3, work):
             np.testing.assert_array_equal(each[0], tasks)
             assert torch.equal(each[1], vector)
             assert each[2] == info
@@ -245,13 +225,13 @@ def test_an_error_in_one_rank_is_raised_in_all_with_the_task_of_the_whole_meta_b
         guard.problem.close()
         return str(caught.value), caught.value.tasks
 
-    for said, tasks in in_ranks(3, work):
+    for said, tasks in support.in_ranks(3, work):
         assert "rewards not finite in task 1 [0.9], episode 0, step 2" in said
         assert tasks == (1, 4)
 
 
 def test_ranks_agree_on_a_signal_and_notice_when_they_drift_apart():
-    assert in_ranks(3, lambda ranks: ranks.at_boundary(15 * (ranks.rank == 1), lambda: "a")) == [
+    assert support.in_ranks(3, lambda ranks: ranks.at_boundary(15 * (ranks.rank == 1), lambda: "a")) == [
         15, 15, 15,
     ]  # fmt: skip
 
@@ -259,7 +239,7 @@ def test_ranks_agree_on_a_signal_and_notice_when_they_drift_apart():
         with pytest.raises(UserError, match="rank 2 has other parameters than rank 0"):
             ranks.at_boundary(0, lambda: "ab"[ranks.rank == 2])
 
-    in_ranks(3, drifted)
+    support.in_ranks(3, drifted)
 
 
 def test_what_the_first_rank_restored_is_taken_over_by_the_others():
@@ -274,7 +254,7 @@ def test_what_the_first_rank_restored_is_taken_over_by_the_others():
             training.spread()
             return training.iteration, training.env_steps, training.fingerprint()
 
-    first, other = in_ranks(2, work)
+    first, other = support.in_ranks(2, work)
     assert first == other
     assert first[0] == 1
 
