@@ -74,11 +74,13 @@ class End(NamedTuple):
         rank: which process is to blame.
         cause: why, to be read after its name.
         said: it has printed so itself.
+        known: to the others.
     """
 
     rank: int
     cause: str
     said: bool
+    known: bool = True
 
 
 class Vigil:
@@ -155,6 +157,8 @@ class Vigil:
         here = [each.rank for each in self.people if each.host == self.people[self.rank].host]
         if end.said and end.rank in here:
             return False
+        if not end.known:
+            return True
         return self.rank == ([rank for rank in here if rank != end.rank] or here)[0]
 
     def stop(self) -> None:
@@ -205,7 +209,7 @@ class Vigil:
 
     def _lose_store(self) -> None:
         lost = "has lost the store by which processes meet: torchrun, rank 0 or the network is down"
-        self.end = self.end or End(self.rank, lost, said=False)
+        self.end = self.end or End(self.rank, lost, said=False, known=False)
 
     def _tell(self) -> None:
         now, progress = time.monotonic(), (self._exchanges, Naming.begun)

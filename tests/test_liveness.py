@@ -142,3 +142,4 @@ def test_a_lost_store_is_said(vigils):
     vigils[0]._looked = time.monotonic() - 60.0
     with pytest.raises(RankEndedError, match="lost the store"):
         vigils[0].check()
+    assert vigils[0].speaks(vigils[0].end)

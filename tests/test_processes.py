@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from metarl import runs
 from metarl.train import main
@@ -85,18 +85,15 @@ def torchrun(count, *arguments):
     return done
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 class Started:
     """Ranks that were started one by one, so that each can be hurt by itself."""
 
     def __init__(self, size, *arguments, path=ROOT):
+        # The store that torchrun keeps for its processes is kept here.
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
-        place |= {"MASTER_PORT": str(free_port()), "PYTHONPATH": f"{path}:{ROOT}"}
+        place |= {"MASTER_PORT": str(self.store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        place |= {"PYTHONPATH": f"{path}:{ROOT}"}
         self.children = [
             subprocess.Popen(
                 [sys.executable, *arguments],
@@ -230,8 +227,6 @@ def test_a_process_that_is_killed_or_stopped_ends_all_and_is_named(tmp_path, sen
     assert codes[hurt] == -signal.SIGKILL, "the stopped one is ended too"
     assert {code for rank, code in enumerate(codes) if rank != hurt} == {2}
     said = "".join(errors)
-    if hurt == 0 and sent == signal.SIGKILL:
-        return  # without torchrun the store was rank 0's, and is gone with it
     named = rf"metarl: error: rank {hurt} of 3 \(process {child.pid} on .*\) {CAUSES[sent]}"
     assert len(re.findall(named, said)) == 1, said
     assert said.count("metarl: error") == 1
