@@ -36,7 +36,7 @@ START = timedelta(minutes=5)
 """How long processes wait for each other to start."""
 FOREVER = timedelta(days=1)
 """The limit of one exchange; who hangs is found otherwise, and sooner."""
-SAME = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "commit")
+SAME = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "commit", "gpu")
 
 
 class RankShare(Share):
@@ -168,7 +168,7 @@ class Ranks(Alone):
                     host = self.vigil.people[rank].host
                     raise UserError(
                         f"rank {rank} on {host} has {name} {others[name]}, but rank 0 has "
-                        f"{versions[0][name]}; install the same on every host."
+                        f"{versions[0][name]}; every process of a run needs the same."
                     )
 
     def __enter__(self) -> Ranks:
@@ -189,14 +189,13 @@ class Ranks(Alone):
                 error = late
         if error is None:
             self.vigil.stop()
+            dist.destroy_process_group()
             return
-        # At once: an exchange that never ends would hold the interpreter back.
         code = self._last_words(error)
         sys.stdout.flush()
-        if self.first:
-            time.sleep(
-                3.0 * BEAT
-            )  # without torchrun this process keeps the store that tells the others
+        if self.first:  # without torchrun this process keeps the store that tells the others
+            time.sleep(3.0 * BEAT)
+        # At once: an exchange that never ends would hold the interpreter back.
         os._exit(code)
 
     def _last_words(self, error: BaseException) -> int:
@@ -244,10 +243,7 @@ def connect() -> Ranks:
     """Meet the processes that ``torchrun`` started, by its environment variables."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    backend = "cpu:gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        backend = "cpu:gloo,cuda:nccl"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "cpu:gloo"
     try:
         store, _, _ = next(rendezvous("env://", timeout=START))
         mine = store.clone()

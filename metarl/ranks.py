@@ -6,7 +6,7 @@ A single process neither loads torch.distributed for this nor opens a socket.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -126,6 +126,17 @@ def connected() -> Alone:
         )
     # A store that is gone has a sentence of ours, and needs no list of C++ frames beside it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # One GPU to each process; hidden, and not chosen, because threads begin with the first that they see.
+    os.environ["CUDA_VISIBLE_DEVICES"] = own_gpu(os.environ)
     from metarl.processes import connect
 
     return connect()
+
+
+def own_gpu(environment: Mapping[str, str]) -> str:
+    """``CUDA_VISIBLE_DEVICES`` for this process alone: of the GPUs it may see, the one of its number on this host."""
+    local, visible = environment.get("LOCAL_RANK", "0"), environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return local
+    names = visible.split(",")
+    return names[int(local) % len(names)]

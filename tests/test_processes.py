@@ -19,7 +19,7 @@ import torch.distributed as dist
 from metarl import runs
 from metarl.train import main
 
-pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -28,6 +28,8 @@ SMALL = [
     "run.checkpoint_every=2",
 ]
 LONG = ["iterations=100000", "evaluation.every=0", "run.checkpoint_every=1000000"]
+# Of its own port, so that it meets no other torchrun of this host.
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 HANGING = """
 import os, time
 import gymnasium as gym
@@ -70,8 +72,7 @@ def train(config, *arguments):
 
 def torchrun(count, *arguments):
     """Run to the end under torchrun; what it says is shown where a test fails."""
-    program = [sys.executable, "-m", "torch.distributed.run"]
-    program += [f"--nproc-per-node={count}", *arguments]
+    program = [*TORCHRUN, f"--nproc-per-node={count}", *arguments]
     done = subprocess.run(
         program,
         check=False,
@@ -79,7 +80,7 @@ def torchrun(count, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     print(done.stdout)
     return done
@@ -195,7 +196,7 @@ def test_a_signal_to_one_process_saves_once_and_ends_all(tmp_path):
     with Started(2, *train("nav2d", *LONG, "--run-dir", str(tmp_path))) as started:
         started.wait_for(3)
         started.children[1].send_signal(signal.SIGTERM)
-        codes, _, said = started.end(within=20)
+        codes, _, said = started.end(within=60)
     assert codes == [143, 143]
     assert "stopped by SIGTERM; continue with --resume" in said
     run = run_in(tmp_path)
@@ -222,7 +223,7 @@ def test_a_process_that_is_killed_or_stopped_ends_all_and_is_named(tmp_path, sen
         started.wait_for(3)
         child = started.children[hurt]
         child.send_signal(sent)
-        codes, errors, _ = started.end(within=30)
+        codes, errors, _ = started.end(within=60)
     print(errors)
     assert codes[hurt] == -signal.SIGKILL, "the stopped one is ended too"
     assert {code for rank, code in enumerate(codes) if rank != hurt} == {2}
@@ -264,7 +265,7 @@ def test_a_mistake_is_said_once(tmp_path):
 
 
 def test_a_killed_process_ends_torchrun_and_the_run_goes_on(whole, tmp_path):
-    program = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    program = [*TORCHRUN, "--nproc-per-node=2"]
     program += train(
         "nav2d", "iterations=100000", "run.checkpoint_every=1", "--run-dir", str(tmp_path)
     )
@@ -322,6 +323,12 @@ def hosts():
         yield list(zip(names, cables, strict=True))
     finally:
         for name in made:
+            left = subprocess.run(
+                ["ip", "netns", "pids", name], check=False, capture_output=True, text=True
+            )
+            for pid in left.stdout.split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             subprocess.run(["ip", "netns", "delete", name], check=False)
 
 
@@ -359,11 +366,16 @@ def test_a_cable_that_is_pulled_ends_both_hosts(hosts, tmp_path):
             break
     name, cable = hosts[1]
     subprocess.run(["ip", "-n", name, "link", "set", cable, "down"], check=True)
-    began = time.monotonic()
-    said = [child.communicate(timeout=120)[0] for child in children]
-    print(*said, time.monotonic() - began)
-    assert all(child.returncode != 0 for child in children)
-    assert re.search(
-        r"metarl: error: rank 1 of 2 \(process \d+ on .*\) gives no sign of life", said[0]
-    )
-    assert "metarl: error: rank 1 of 2" in said[1]
+    said = []
+    for child in children:
+        try:
+            said.append(child.communicate(timeout=60)[0])
+        except (
+            subprocess.TimeoutExpired
+        ):  # torchrun itself waits for the other host, its process does not
+            child.kill()
+            said.append(child.communicate()[0])
+    print(*said)
+    gone = r"metarl: error: rank 1 of 2 \(process \d+ on .*\) "
+    assert re.search(rf"{gone}gives no sign of life", said[0])
+    assert re.search(rf"{gone}has lost the store", said[1])

@@ -24,7 +24,7 @@ from metarl.nonfinite import Guard, NonFiniteError
 from metarl.outer import Adam, Descent, Schedule
 from metarl.problems.protocol import Share
 from metarl.processes import RankShare
-from metarl.ranks import ALONE, connected
+from metarl.ranks import ALONE, connected, own_gpu
 from metarl.train import Training, main, meta_iteration
 
 ROOT = Path(__file__).parent.parent
@@ -276,6 +276,22 @@ def test_processes_without_an_address_are_refused_in_one_sentence(monkeypatch, c
     said = capsys.readouterr().err
     assert "MASTER_ADDR" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("visible", "own"),
+    [
+        (None, "2"),
+        ("", ""),
+        ("5", "5"),
+        ("4,5,6,7", "6"),
+        ("4,5", "4"),
+        ("GPU-a,GPU-b,GPU-c", "GPU-c"),
+    ],
+)
+def test_each_process_of_a_host_sees_one_gpu(visible, own):
+    given = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert own_gpu({"LOCAL_RANK": "2"} | given) == own
 
 
 def test_two_processes_write_one_run_of_the_same_bits(tmp_path):
