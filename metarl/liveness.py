@@ -29,7 +29,7 @@ STUCK, SLOW = 20.0, 60.0
 """Seconds for which the others wait while one call of an environment lasts; and without any progress at all."""
 GRACE = 3.0
 """Seconds that a process has to end by itself once the run has ended."""
-ENDED = "ended"
+ENDED, PERSON, SIGN = "metarl/ended", "metarl/person", "metarl/sign"
 
 
 class RankEndedError(Exception):
@@ -178,8 +178,10 @@ class Vigil:
             namespace = ""
         own = Person(self.rank, socket.gethostname(), namespace, os.getpid())
         self._tell()
-        self._store.set(f"person/{self.rank}", json.dumps(own))
-        return [Person(*json.loads(self._store.get(f"person/{rank}"))) for rank in range(self.size)]
+        self._store.set(f"{PERSON}/{self.rank}", json.dumps(own))
+        return [
+            Person(*json.loads(self._store.get(f"{PERSON}/{rank}"))) for rank in range(self.size)
+        ]
 
     def _open_handles(self) -> dict[int, int]:
         """Of the other processes here: unlike a number, a handle never comes to mean another process."""
@@ -226,13 +228,13 @@ class Vigil:
             self._done,
         )
         self._signs[self.rank] = sign
-        self._store.set(f"sign/{self.rank}", json.dumps(sign))
+        self._store.set(f"{SIGN}/{self.rank}", json.dumps(sign))
 
     def _listen(self) -> None:
         now = time.monotonic()
         if now - self._looked > SUSPECTED:  # who slept cannot say that the others did
             self._heard = [now] * self.size
-        names = [f"sign/{rank}" for rank in range(self.size)]
+        names = [f"{SIGN}/{rank}" for rank in range(self.size)]
         signs = [Sign(*json.loads(each)) for each in self._store.multi_get(names)]
         for rank, sign in enumerate(signs):
             if sign.beat != self._signs[rank].beat or rank == self.rank:

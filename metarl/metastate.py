@@ -43,7 +43,9 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
     summed = hashlib.blake2b(digest_size=16)
     for tensor in tensors.values():
-        summed.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())
+        summed.update(
+            tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
+        )
     return summed.hexdigest()
 
 

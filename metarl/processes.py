@@ -249,12 +249,12 @@ def connect() -> Ranks:
         mine = store.clone()
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("metarl", store),
+            store=store,
             rank=rank,
             world_size=size,
             timeout=FOREVER,
         )
-        ranks = Ranks(dist.group.WORLD, dist.PrefixStore("vigil", mine), rank, size)
+        ranks = Ranks(dist.group.WORLD, mine, rank, size)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"rank {rank} of {size} cannot meet the others at {place} ({_one_line(error)}); start "

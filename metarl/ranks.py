@@ -54,7 +54,7 @@ class Alone:
         """What ``make`` gives in the first process, sent to the others as bytes."""
         return make()
 
-    def on_first(self, make: Callable[[], Made], instead: Callable[[], Made]) -> Made:
+    def on_first(self, make: Callable[[], Any], instead: Callable[[], Any]) -> Any:
         """What ``make`` gives in the first process, ``instead`` in the others."""
         return make() if self.first else instead()
 

@@ -24,8 +24,8 @@ def vigils(monkeypatch):
         monkeypatch.setattr(liveness, name, seconds)
     store, left = dist.HashStore(), []
     for rank in range(3):  # they meet before the last of them is made
-        store.set(f"person/{rank}", f'[{rank}, "host", "", {100 + rank}]')
-        store.set(f"sign/{rank}", "[1]")
+        store.set(f"{liveness.PERSON}/{rank}", f'[{rank}, "host", "", {100 + rank}]')
+        store.set(f"{liveness.SIGN}/{rank}", "[1]")
     made = [Vigil(store, rank, 3, lambda code, rank=rank: left.append(rank)) for rank in range(3)]
     made[0].left = left
     yield made
