@@ -11,7 +11,7 @@ ENDURANCE_SECONDS ?= 3600
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test slow gpu faults fuzz endurance data lint bench install clean
+.PHONY: run test slow gpu faults ranks fuzz endurance data lint bench install clean
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -28,6 +28,9 @@ gpu: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults $(ARGS)
+
+ranks: $(STAMP)
+	$(BIN)/python -m pytest -m ranks $(ARGS)
 
 data: $(STAMP)
 	$(BIN)/python -m pytest -m data $(ARGS)

@@ -122,6 +122,25 @@ def load(path: str | Path) -> Checkpoint:
     return Checkpoint(path, manifest["iteration"], named, state, manifest["score"])
 
 
+def pack(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint as bytes, to be sent to another process of the run; `unpack` is the inverse, but for the path."""
+    from safetensors.torch import save as to_bytes
+
+    head = [checkpoint.iteration, list(checkpoint.tensors), checkpoint.state, checkpoint.score]
+    cloned = {name: each.detach().cpu().clone() for name, each in checkpoint.tensors.items()}
+    return json.dumps(head).encode() + b"\n" + to_bytes(cloned)
+
+
+def unpack(sent: bytes) -> Checkpoint:
+    """What `pack` made bytes of."""
+    from safetensors.torch import load as from_bytes
+
+    head, _, content = sent.partition(b"\n")
+    iteration, names, state, score = json.loads(head)
+    tensors = from_bytes(content)
+    return Checkpoint(Path(), iteration, {name: tensors[name] for name in names}, state, score)
+
+
 def newest_valid(
     run: str | Path, use: Callable[[Checkpoint], None] = lambda _: None
 ) -> tuple[Checkpoint | None, list[str]]:

@@ -18,6 +18,7 @@ EXPECTED = {
     "metarl.checkpoints": ("CheckpointError",),
     "metarl.datasets": ("DatasetError",),
     "metarl.failures": ("EnvironmentFailureError",),
+    "metarl.liveness": ("RankEndedError",),
     "metarl.nonfinite": ("NonFiniteError",),
     "metarl.problems.environments": ("UnusableEnvironmentError",),
     "metarl.problems.images": ("UnusableImagesError",),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from metarl.data import Meta, Params
-    from metarl.problems.protocol import Problem, Split
+    from metarl.problems.protocol import Problem, Share, Split
 
 AMOUNTS = {"episodes", "queries"}
 """Options of which a problem has one: what its held-out tasks are measured on."""
@@ -32,6 +32,7 @@ def evaluate_meta(
     settings: Config,
     iteration: int,
     split: Split = "test",
+    share: Share | None = None,
 ) -> Curve:
     """Adapt to tasks that training never sees, as ``settings.evaluation`` says; measure after every gradient step.
 
@@ -43,15 +44,15 @@ def evaluate_meta(
         settings: the configuration.
         iteration: meta-iterations trained; names the random numbers, too.
         split: which tasks: ``validation`` on the way, ``test`` for results.
+        share: the tasks that this process adapts to, where several share them; no number depends on it.
     """
     evaluation, seed = settings.evaluation, settings.seed
     stream = Stream.EVALUATION_TASKS if split == "test" else Stream.VALIDATION_TASKS
     tasks = problem.sample_tasks(evaluation.tasks, generator(seed, stream), split)
     rates = rate_schedule(settings)
     schedule = in_steps(meta, rates)
-    values = problem.adaptation_curve(
-        meta, tasks, schedule, evaluation.amount, Key(seed, Stream.EVALUATION_DATA, iteration)
-    )
+    key = Key(seed, Stream.EVALUATION_DATA, iteration)
+    values = problem.adaptation_curve(meta, tasks, schedule, evaluation.amount, key, share)
     return Curve(
         title=settings.problem.title,
         measure=problem.measure,

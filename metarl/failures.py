@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,20 +29,32 @@ class Naming:
         env: a vector environment.
         where: ``reset``, or the step.
         slot: of the environment; None: the exception may know it, by an attribute ``slot``.
+
+    Attributes:
+        open: the calls that have not returned, of all threads, the newest last: where a process is that hangs.
+        begun: how many there have been.
     """
+
+    open: ClassVar[dict[int, Naming]] = {}
+    begun: ClassVar[int] = 0
 
     def __init__(self, env: Any, where: str, slot: int | None = None) -> None:
         self.env, self.where, self.slot = env, where, slot
 
     def __enter__(self) -> None:
-        pass
+        Naming.open[id(self)] = self
+        Naming.begun += 1
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        Naming.open.pop(id(self), None)
         if isinstance(error, Exception) and not isinstance(error, EnvironmentFailureError):
             slot = getattr(error, "slot", None) if self.slot is None else self.slot
-            place = f"{name_of(self.env)}{'' if slot is None else f', slot {slot}'}, {self.where}"
-            message = f"environment {place}: {type(error).__name__}: {error}"
+            message = f"environment {self.place(slot)}: {type(error).__name__}: {error}"
             raise EnvironmentFailureError(message, slot) from error
+
+    def place(self, slot: int | None) -> str:
+        """The environment, the slot if it is known, and the step."""
+        return f"{name_of(self.env)}{'' if slot is None else f', slot {slot}'}, {self.where}"
 
 
 def name_of(env: Any) -> str:
@@ -58,8 +70,8 @@ def with_task(
 
     Args:
         error: what the vector environment of some of the tasks raised.
-        tasks: of the meta-batch, ``[M, D]``.
-        first: the task of slot 0.
+        tasks: of its slots, ``[M, D]``.
+        first: row of the meta-batch that they begin with.
         episodes: slots of each task.
 
     Returns:
@@ -69,7 +81,7 @@ def with_task(
         return error
     row, episode = divmod(error.slot, episodes)
     task = first + row
-    message = f"{error} (task {task} {tasks[task].tolist()}, episode {episode})"
+    message = f"{error} (task {task} {tasks[row].tolist()}, episode {episode})"
     if isinstance(error.__cause__, FloatingPointError):
         return NonFiniteError(message, task)
     return EnvironmentFailureError(message, error.slot)

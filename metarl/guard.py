@@ -17,7 +17,8 @@ from metarl.functional.params import flatten_meta
 from metarl.functional.tasks import take
 from metarl.nonfinite import NonFiniteError
 from metarl.outer import Outer
-from metarl.problems.protocol import Problem, Variant
+from metarl.problems.protocol import Problem, Share, Variant
+from metarl.ranks import ALONE, Alone
 from metarl.seeding import Key
 
 logger = logging.getLogger(__name__)
@@ -31,14 +32,23 @@ class Guard:
         tasks: of the meta-batch, ``[M, D]``.
         skip: leave the tasks that are to blame out of the iteration, and go on with the others.
         iteration: meta-iterations done, for what is annealed.
+        ranks: the processes that share the tasks; all of them leave the same tasks out.
 
     Attributes:
         tasks: those that are left.
     """
 
-    def __init__(self, problem: Problem, tasks: np.ndarray, skip: bool, iteration: int = 0) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        tasks: np.ndarray,
+        skip: bool,
+        iteration: int = 0,
+        ranks: Alone = ALONE,
+    ) -> None:
         self.problem, self.tasks, self.skip, self.iteration = problem, tasks, skip, iteration
-        self._count = len(tasks)
+        self.ranks, self._count = ranks, len(tasks)
+        self._share = ranks.share(len(tasks))
 
     def collect(self, meta: Meta, key: Key) -> tuple[MetaBatch[Any], dict[str, float]]:
         """`Problem.collect` for the tasks; anew where some had to be left out.
@@ -48,9 +58,10 @@ class Guard:
         """
         while True:
             try:
-                return self.problem.collect(meta, self.tasks, key)
+                return self.problem.collect(meta, self.tasks, key, self._share)
             except NonFiniteError as error:
                 self._leave_out(error)
+                self._share = self.ranks.share(len(self.tasks))
 
     def step(
         self, outer: Outer, meta: Meta, batch: MetaBatch[Any]
@@ -64,7 +75,7 @@ class Guard:
             NonFiniteError: nothing can be left out, or shall be; ``outer`` is as it was before.
         """
         while True:
-            make = _Recorder(self.problem, meta, batch, self.iteration)
+            make = _Recorder(self.problem, meta, batch, self.iteration, self._share)
             before = outer.state()
             found, info = outer.step(meta, make)
             wrong = _first_not_finite(found, info, outer.state()[0])
@@ -72,7 +83,9 @@ class Guard:
                 skipped = {"outer/skipped_tasks": float(self._count - len(self.tasks))}
                 return found, info | (skipped if self.skip else {})
             outer.restore(*before)
-            batch = take(batch, self._leave_out(self._blame(wrong, meta, batch, make.variants[0])))
+            left = self._leave_out(self._blame(wrong, meta, batch, make.variants[0]))
+            rows, self._share = self._share.keep(left)
+            batch = take(batch, rows)
 
     def _leave_out(self, error: NonFiniteError) -> list[int]:
         """Take the tasks that are to blame out; the rows that stay. Raises where that is no way out."""
@@ -87,40 +100,48 @@ class Guard:
         self, wrong: str, meta: Meta, batch: MetaBatch[Any], variant: Variant
     ) -> NonFiniteError:
         """Which tasks by themselves have a loss or a gradient that is not finite."""
+        try:
+            self._share.agree(lambda: self._check_alone(meta, batch, variant))
+        except NonFiniteError as error:
+            return error
+        return NonFiniteError(
+            f"{self.problem.name}, outer step: {wrong} not finite, though every task's loss and "
+            "gradient is: take a smaller step, by outer.lr or outer.max_kl."
+        )
+
+    def _check_alone(self, meta: Meta, batch: MetaBatch[Any], variant: Variant) -> None:
+        """Raise with those of this process's tasks that by themselves give what is not finite."""
         vector = flatten_meta(meta)
         blamed: dict[int, str] = {}
-        for row in range(len(self.tasks)):
+        for row in range(self._share.count):
             single = take(batch, slice(row, row + 1))
             alone = self.problem.objective(meta, single, variant, self.iteration)
             start = alone.linearise(vector)
             for name, values in (("loss", start.outcome.loss), ("gradient", start.gradient)):
                 if not values.isfinite().all():
-                    blamed.setdefault(row, name)
-        place = f"{self.problem.name}, outer step"
-        if not blamed:
-            return NonFiniteError(
-                f"{place}: {wrong} not finite, though every task's loss and gradient is: "
-                "take a smaller step, by outer.lr or outer.max_kl."
+                    blamed.setdefault(self._share.first + row, name)
+        if blamed:
+            row, name = next(iter(blamed.items()))
+            task = f"{self.problem.name}, outer step: {name} not finite in task {row}"
+            advice = "" if self.skip else ", or leave such tasks out by on_nonfinite=skip_task"
+            raise NonFiniteError(
+                f"{task} {self.tasks[row].tolist()}: lower inner.lr{advice}.", *blamed
             )
-        row, name = next(iter(blamed.items()))
-        task = f"task {row} {self.tasks[row].tolist()}"
-        advice = "" if self.skip else ", or leave such tasks out by on_nonfinite=skip_task"
-        return NonFiniteError(
-            f"{place}: {name} not finite in {task}: lower inner.lr{advice}.", *blamed
-        )
 
 
 class _Recorder:
     """Makes objectives of a batch, and remembers of which variants."""
 
-    def __init__(self, problem: Problem, meta: Meta, batch: MetaBatch[Any], iteration: int) -> None:
-        self._made_from = problem, meta, batch, iteration
+    def __init__(
+        self, problem: Problem, meta: Meta, batch: MetaBatch[Any], iteration: int, share: Share
+    ) -> None:
+        self._made_from = problem, meta, batch, iteration, share
         self.variants: list[Variant] = []
 
     def __call__(self, variant: Variant) -> Objective:
-        problem, meta, batch, iteration = self._made_from
+        problem, meta, batch, iteration, share = self._made_from
         self.variants.append(variant)
-        return problem.objective(meta, batch, variant, iteration)
+        return problem.objective(meta, batch, variant, iteration, share.join)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,18 @@ def meta_from_tensors(tensors: Mapping[str, Tensor], like: Meta) -> Meta:
 def outer_to_tensors(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``outer/<name>``; `restore_outer` is the inverse."""
     return {f"{OUTER}{name}": tensor for name, tensor in memory.items()}
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """32 letters that change with any bit of the tensors."""
+    import torch
+
+    summed = hashlib.blake2b(digest_size=16)
+    for tensor in tensors.values():
+        summed.update(
+            tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
+        )
+    return summed.hexdigest()
 
 
 def restore_outer(outer: Outer, checkpoint: Checkpoint, meta: Meta, device: str) -> int:

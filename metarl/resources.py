@@ -24,9 +24,13 @@ def resolve_device(name: str) -> str:
 
 
 def resolve_threads(setting: str | int) -> int:
-    """The threads of a setting that may be ``auto``: one for each core this process may use."""
+    """The threads of a setting that may be ``auto``: one for each core this process may use.
+
+    Processes of one run that torchrun starts on a host share its cores.
+    """
     if isinstance(setting, int):
         return setting
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -154,7 +154,7 @@ class Sampler:
         for env in self.envs:
             env.close()
 
-    def wave(self, params: Params, tasks: np.ndarray, key: Key, step: int) -> Wave:
+    def wave(self, params: Params, tasks: np.ndarray, key: Key, step: int, first: int = 0) -> Wave:
         """Sample N whole episodes of each task.
 
         Args:
@@ -162,6 +162,7 @@ class Sampler:
             tasks: ``[M, D]``.
             key: names the random numbers, together with ``step``.
             step: inner step; the same key and step give the same wave.
+            first: row of the meta-batch that ``tasks`` begin with.
 
         Returns:
             The wave; steps after an episode's end are zero and masked.
@@ -171,7 +172,7 @@ class Sampler:
             NonFiniteError: a reward, observation or action is not finite, or an environment raised a
                 FloatingPointError, which says that its numbers broke down.
         """
-        generators = [key.generator(task, step) for task in range(len(tasks))]
+        generators = [key.generator(first + row, step) for row in range(len(tasks))]
         seeds = np.stack([rng.integers(2**31, size=self.episodes) for rng in generators])
         told = tasks.shape[1] if self.observe_task else 0
         wave = self._new_wave(generators, next(iter(params.values())).dtype, told)
@@ -180,16 +181,17 @@ class Sampler:
         def sample(item: tuple[slice, VectorEnv[Any, Any, Any]]) -> None:
             part, env = item
             own = take(wave, part)
-            check_own = lambda: _check_finite(own, tasks[part], place, part.start)  # noqa: E731
+            begin = first + part.start
+            check_own = lambda: _check_finite(own, tasks[part], place, begin)  # noqa: E731
             try:
                 self._sample_share(
                     env, take(params, part), tasks[part], seeds[part], own, check_own
                 )
             except EnvironmentFailureError as error:
-                raise with_task(error, tasks, part.start, self.episodes) from error.__cause__
+                raise with_task(error, tasks[part], begin, self.episodes) from error.__cause__
 
         list(self.mapper(sample, zip(self.shares, self.envs, strict=True)))
-        _check_finite(wave, tasks, place)
+        _check_finite(wave, tasks, place, first)
         return wave
 
     def _new_wave(

@@ -34,6 +34,7 @@ def describe() -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "gpu": gpu,
         "cuda": torch.version.cuda if gpu else None,
         **_commit(Path(__file__).resolve().parent.parent),

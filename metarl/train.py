@@ -9,13 +9,13 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from metarl import config
-from metarl.schema import Config
+from metarl.ranks import ALONE, Alone, Unrecorded, connected, silence
+from metarl.schema import Config, config_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,8 +83,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, overrides: list[str]) -> int:
-    if options.resume:
-        return _resume(options, overrides)
+    with connected() as ranks:
+        ranks.check_alike()
+        return (_resume if options.resume else _start)(options, overrides, ranks)
+
+
+def _start(options: argparse.Namespace, overrides: list[str], ranks: Alone) -> int:
+    settings = _agreed(ranks, lambda: _load(options, overrides))
+    if options.print_config:
+        return _print_config(settings, ranks)
+    name = "fast-dev-run" if options.fast_dev_run else Path(options.config).stem
+    return start(settings, name, options.run_dir, ranks)[0]
+
+
+def _load(options: argparse.Namespace, overrides: list[str]) -> Config:
     if options.config is None:
         raise config.ConfigError(
             "name a configuration, such as configs/cheetah_vel.yaml, or a run to --resume."
@@ -92,50 +104,73 @@ def _main(options: argparse.Namespace, overrides: list[str]) -> int:
     settings = config.load(options.config, overrides)
     if options.fast_dev_run:
         settings = config.load(options.config, [*settings.FAST_DEV_RUN, *overrides])
+    return settings
+
+
+def _resume(options: argparse.Namespace, overrides: list[str], ranks: Alone) -> int:
+    from metarl import runs
+
+    path = ranks.on_first(lambda: _find_run(options), Path)
+    settings = _agreed(ranks, lambda: config.load(path / runs.CONFIG, overrides))
     if options.print_config:
-        print(config.dump(settings), end="")
-        return 0
-    name = "fast-dev-run" if options.fast_dev_run else Path(options.config).stem
-    return start(settings, name, options.run_dir)[0]
+        return _print_config(settings, ranks)
+    return resume(path, settings, ranks)
 
 
-def _resume(options: argparse.Namespace, overrides: list[str]) -> int:
+def _find_run(options: argparse.Namespace) -> Path:
     from metarl import runs
 
     root = options.run_dir or (
         config.load(options.config).run.directory if options.config else "runs"
     )
-    path = runs.find_run(options.resume, root)
-    settings = config.load(path / runs.CONFIG, overrides)
-    if options.print_config:
+    return runs.find_run(options.resume, root)
+
+
+def _restore(training: Training, path: Path) -> None:
+    from metarl import checkpoints
+
+    found, refused = checkpoints.newest_valid(path, training.restore)
+    for reason in refused:
+        print(f"warning: {reason}", file=sys.stderr)
+    if found is None and not refused:
+        print(f"warning: {path}: has no checkpoint yet, so it begins anew.", file=sys.stderr)
+    if found is None and refused:
+        raise checkpoints.CheckpointError(
+            f"{path}: has no checkpoint that can be used; start a new run."
+        )
+
+
+def _agreed(ranks: Alone, load: Callable[[], Config]) -> Config:
+    """The settings as the first process reads them: the others need no file."""
+    return ranks.from_first(load, lambda settings: settings.model_dump_json().encode(), config_of)
+
+
+def _print_config(settings: Config, ranks: Alone) -> int:
+    if ranks.first:
         print(config.dump(settings), end="")
-        return 0
-    return resume(path, settings)
+    return 0
 
 
-def start(settings: Config, name: str, directory: str | Path | None = None) -> tuple[int, Path]:
+def start(
+    settings: Config, name: str, directory: str | Path | None = None, ranks: Alone = ALONE
+) -> tuple[int, Path]:
     """Train in a new run of the group ``name``; the exit code of `train`, and the run's folder."""
     from metarl.runs import Run
 
-    with Training(settings) as training, Run.create(settings, name, directory) as run:
+    create = lambda: Run.create(settings, name, directory)  # noqa: E731
+    with Training(settings, ranks) as training, ranks.on_first(create, Unrecorded) as run:
         return train(training, run), run.path
 
 
-def resume(path: Path, settings: Config) -> int:
+def resume(path: Path, settings: Config, ranks: Alone = ALONE) -> int:
     """Go on with a run from its newest checkpoint that can be used; the exit code of `train`."""
-    from metarl import checkpoints, runs
+    from metarl import runs
 
-    with Training(settings) as training:
-        found, refused = checkpoints.newest_valid(path, training.restore)
-        for reason in refused:
-            print(f"warning: {reason}", file=sys.stderr)
-        if found is None and not refused:
-            print(f"warning: {path}: has no checkpoint yet, so it begins anew.", file=sys.stderr)
-        if found is None and refused:
-            raise checkpoints.CheckpointError(
-                f"{path}: has no checkpoint that can be used; start a new run."
-            )
-        with runs.Run.reopen(path, training.iteration, settings) as run:
+    with Training(settings, ranks) as training:
+        ranks.on_first(lambda: _restore(training, path), lambda: None)
+        training.spread()
+        reopen = lambda: runs.Run.reopen(path, training.iteration, settings)  # noqa: E731
+        with ranks.on_first(reopen, Unrecorded) as run:
             return train(training, run)
 
 
@@ -144,9 +179,10 @@ class Training:
 
     Args:
         settings: the configuration.
+        ranks: the processes that share the tasks; what they hold of this is the same.
     """
 
-    def __init__(self, settings: Config) -> None:
+    def __init__(self, settings: Config, ranks: Alone = ALONE) -> None:
         import torch
 
         from metarl.building import make_outer, make_problem
@@ -155,7 +191,7 @@ class Training:
 
         # The matrices of one task are small: threads over tasks are faster than threads inside a product.
         torch.set_num_threads(1)
-        self.settings = settings
+        self.settings, self.ranks = settings, ranks
         self.device = resolve_device(settings.device)
         self.threads = resolve_threads(settings.threads)
         self.problem = make_problem(settings, self.device, self.threads)
@@ -172,12 +208,30 @@ class Training:
 
     def save(self, run: Any, score: float | None) -> None:
         """Write a checkpoint of this moment."""
+        run.save_checkpoint(self.iteration, *self._contents(), score)
+
+    def fingerprint(self) -> str:
+        """A few letters that change with any bit of what is learned."""
+        from metarl.metastate import fingerprint
+
+        return fingerprint(self._contents()[0])
+
+    def spread(self) -> None:
+        """Take over what the first process has restored."""
+        from metarl.checkpoints import Checkpoint, pack, unpack
+
+        moment = lambda: Checkpoint(Path(), self.iteration, *self._contents(), None)  # noqa: E731
+        told = self.ranks.from_first(moment, pack, unpack)
+        if not self.ranks.first:
+            self.restore(told)
+
+    def _contents(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tensors and plain values of a checkpoint."""
         from metarl.metastate import meta_to_tensors, outer_to_tensors
 
         memory, values = self.outer.state()
         tensors = meta_to_tensors(self.meta) | outer_to_tensors(memory)
-        state = {"env_steps": self.env_steps, "outer": values}
-        run.save_checkpoint(self.iteration, tensors, state, score)
+        return tensors, {"env_steps": self.env_steps, "outer": values}
 
     def restore(self, checkpoint: Any) -> None:
         """Continue from a checkpoint; CheckpointError, and nothing changed, where it does not fit."""
@@ -196,9 +250,14 @@ def train(training: Training, run: Any) -> int:
     """
     from metarl.display import Display
     from metarl.guard import left_out_if
+    from metarl.interrupts import Interrupts
 
-    settings = training.settings
-    with Display(settings.iterations, training.iteration) as display, Interrupts() as interrupts:
+    settings, ranks = training.settings, training.ranks
+    stream = ranks.on_first(lambda: None, silence)
+    with (
+        Display(settings.iterations, training.iteration, stream) as display,
+        Interrupts() as interrupts,
+    ):
         display.note(describe(training, run))
         while training.iteration < settings.iterations:
             metrics = meta_iteration(training)
@@ -211,13 +270,15 @@ def train(training: Training, run: Any) -> int:
             if evaluates:
                 with left_out_if(settings.on_nonfinite == "skip_task"):
                     score = evaluate(training, run, metrics, display)
-            stop = interrupts.received
-            if reports or stop:
-                run.log(i - 1, metrics)
-            if stop or evaluates or is_due(settings.run.checkpoint_every, i, done):
-                training.save(run, score)
+            stop = ranks.at_boundary(int(interrupts.received or 0), training.fingerprint)
+            with ranks.writing():
+                if reports or stop:
+                    run.log(i - 1, metrics)
+                if stop or evaluates or is_due(settings.run.checkpoint_every, i, done):
+                    training.save(run, score)
             if stop and not done:
-                display.note(f"stopped by {stop.name}; continue with --resume {run.path}")
+                name = signal.Signals(stop).name
+                display.note(f"stopped by {name}; continue with --resume {run.path}")
                 return 128 + stop
         display.note(f"done; adaptation curve: python -m metarl.evaluate {run.path}")
     return 0
@@ -232,7 +293,7 @@ def meta_iteration(training: Training) -> dict[str, float]:
     seed, i = settings.seed, training.iteration
     began = time.perf_counter()
     tasks = problem.sample_tasks(settings.outer.tasks, generator(seed, Stream.TRAIN_TASKS, i))
-    guard = Guard(problem, tasks, settings.on_nonfinite == "skip_task", i)
+    guard = Guard(problem, tasks, settings.on_nonfinite == "skip_task", i, training.ranks)
     batch, metrics = guard.collect(meta, Key(seed, Stream.TRAIN_DATA, i))
     collected = time.perf_counter()
     training.meta, info = guard.step(training.outer, meta, batch)
@@ -263,55 +324,46 @@ def evaluate(training: Training, run: Any, metrics: dict[str, float], display: A
     They are not the tasks of ``metarl.evaluate``: what a run looks like on the way may decide which checkpoint
     is the best, or when to stop, and the held-out tasks must have no part in that.
     """
-    from metarl.evaluate import evaluate_meta, examples_figure
-    from metarl.figures import adaptation_figure
+    from metarl.evaluate import evaluate_meta
 
-    settings, measure = training.settings, training.problem.measure
+    settings, measure, ranks = training.settings, training.problem.measure, training.ranks
+    share = ranks.share(settings.evaluation.tasks)
     curve = evaluate_meta(
-        training.problem, training.meta, settings, training.iteration, "validation"
+        training.problem, training.meta, settings, training.iteration, "validation", share
     )
     names = [f"eval/{measure}_step_{step}" for step in curve.steps]
     metrics |= dict(zip(names, curve.mean, strict=True))
-    rows = settings.problem.published()
-    run.figure("adaptation", adaptation_figure(curve, published=rows), training.iteration)
-    if (drawn := examples_figure(training.problem, training.meta, settings, curve)) is not None:
-        run.figure("examples", drawn, training.iteration)
-    shown = ", ".join(map(curve.kind.text, curve.mean))
-    steps = " after 0.. steps" if len(names) > 1 else ""
-    display.note(f"iteration {training.iteration}: {measure}{steps} on validation tasks: {shown}")
+    with ranks.writing():
+        if ranks.first:
+            draw(training, run, curve)
+        shown = ", ".join(map(curve.kind.text, curve.mean))
+        steps = " after 0.. steps" if len(names) > 1 else ""
+        display.note(
+            f"iteration {training.iteration}: {measure}{steps} on validation tasks: {shown}"
+        )
     after = curve.mean[min(settings.inner.steps, len(curve.mean) - 1)]
     return float(after if curve.kind.higher_is_better else -after)
 
 
+def draw(training: Training, run: Any, curve: Any) -> None:
+    """Keep the pictures of an evaluation."""
+    from metarl.evaluate import examples_figure
+    from metarl.figures import adaptation_figure
+
+    settings, i = training.settings, training.iteration
+    run.figure("adaptation", adaptation_figure(curve, published=settings.problem.published()), i)
+    if (drawn := examples_figure(training.problem, training.meta, settings, curve)) is not None:
+        run.figure("examples", drawn, i)
+
+
 def describe(training: Training, run: Any) -> str:
     """The first line a user sees."""
-    settings = training.settings
+    settings, size = training.settings, training.ranks.size
+    processes = f"{size} processes of " if size > 1 else ""
     return (
         f"{settings.problem.title}, {settings.outer.tasks} tasks x {settings.problem.data_text}, "
-        f"on {training.device} with {training.threads} threads, in {run.path}"
+        f"on {training.device} with {processes}{training.threads} threads, in {run.path}"
     )
-
-
-class Interrupts:
-    """Remembers SIGINT and SIGTERM, so that an iteration ends whole. A second SIGINT ends it at once."""
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Interrupts:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _remember(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
 
 
 if __name__ == "__main__":

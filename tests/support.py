@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +22,7 @@ from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems.credit import Sampling
 from metarl.problems.environments import EnvironmentFamily
 from metarl.problems.rl import Adaptation, RLProblem
+from metarl.processes import Ranks
 from metarl.seeding import Key, Stream, generator
 
 DOUBLE = torch.float64
@@ -330,3 +334,23 @@ def double_meta(problem: RLProblem, seed: int = 0) -> Meta:
         for index, (name, value) in enumerate(meta.theta.items())
     }
     return Meta(theta, {name: value.double() for name, value in meta.rates.items()})
+
+
+def in_ranks(size: int, work: Callable[[Ranks], Any]) -> list[Any]:
+    """``work(ranks)`` in every rank at once: the results by rank."""
+    store = dist.HashStore()
+
+    def run(rank: int) -> Any:
+        prefix = dist.PrefixStore("group", store)
+        group = dist.ProcessGroupGloo(prefix, rank, size, timedelta(seconds=60))
+        ranks = Ranks(group, dist.PrefixStore("vigil", store), rank, size)
+        try:
+            return work(ranks)
+        except BaseException as error:
+            ranks.vigil.report(rank, repr(error))
+            raise
+        finally:
+            ranks.vigil.stop()
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(run, range(size)))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import architecture, close, make_policy, sample_batch, theta_of
+from support import architecture, close, in_ranks, make_policy, sample_batch, theta_of
+from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from metarl.data import Meta
@@ -17,6 +18,7 @@ from metarl.functional import closed_form
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.params import flatten_meta
+from metarl.functional.tasks import take
 from metarl.functional.trpo import TrustRegion, trust_region_step
 
 ROOT = Path(__file__).parent.parent
@@ -100,6 +102,58 @@ def test_rounds_are_interleaved_and_ratios_taken_within_them():
     assert order == ["a", "b"] * 3
     assert [len(timings) for timings in taken.values()] == [2, 2]
     assert rounds.ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == 3.0
+
+
+def test_what_processes_gather_is_counted_exactly():
+    from measuring import scaling
+    from ranks import Counter
+
+    policy, theta, batch, _ = setting("relu")
+    batch = sample_batch(policy, theta, 1, LR, tasks=4)
+    theta, batch = pytree.tree_map(lambda value: value.float(), (theta, batch))
+
+    def work(ranks):
+        share, product, factors = ranks.share(4), Counter(), Counter()
+        start = closed_form.objective(
+            *(architecture(policy), ESTIMATORS["lvc"], InnerUpdate(LR)),
+            *(take(batch, share.rows), theta),
+            join=share.join,
+        ).linearise(flatten_meta(Meta(theta, {})))
+        with product.watch(ranks):
+            start.curvature(start.gradient)
+        with factors.watch(ranks):
+            start.preconditioner(0.1)
+        return product, factors
+
+    sizes = [3, 5, 4, 2]
+    for product, factors in in_ranks(2, work):
+        counts = 2 * 8  # how many rows each of the two has, which is told before each gather
+        assert product.exchanges == 2
+        assert product.bytes == scaling.product_bytes(sizes, 4) + counts
+        gathers = 1 + 2 * 3  # how many tasks a chunk has, then two matrices of each layer
+        assert factors.exchanges == 2 * gathers
+        expected = scaling.preconditioner_bytes(sizes, 4) + 4 * 8 + gathers * counts
+        assert factors.bytes == expected
+
+
+def test_the_scaling_model_is_fitted_and_applied_as_it_is_written():
+    from measuring.scaling import Cluster, Traffic, fit, seconds
+
+    f, s, u = 0.25, 0.125, 0.0625
+    single = [(tasks, tasks * s, f + tasks * u) for tasks in (40, 20)]
+    fitted = fit(*single)
+    assert fitted[:3] == (f, s, u)
+    model = fitted._replace(latency=1e-3, bandwidth=1e6, summing=4e6)
+    traffic = Traffic(10, 800_000)
+    assert seconds(model, 1, 40, traffic) == f + 40 * (s + u)
+    ring = 0.0
+    for _ in range(
+        7
+    ):  # hops of a ring of 8: a share of the bytes at every one, a latency for every exchange
+        ring += 10 * 1e-3 + 800_000 / 8 / 1e6
+    assert seconds(model, 8, 42, traffic) == pytest.approx(f + 6 * (s + u) + ring + 0.2)
+    there = Cluster("twice and four times", 8, 2.0, 4.0, 0.5, 3.0).applied(model)
+    assert there == (f, s / 2.0, u / 4.0, 0.5, 3.0, 4e6)
 
 
 def run(script, tmp_path, *options):
@@ -200,3 +254,18 @@ def test_the_gpu_benchmark_runs_on_warps_cpu_device(tmp_path):
     assert [row["what"] for row in update] == ["one product"] * 2 + ["whole update"] * 2
     assert len(iteration) == 3
     assert all(row["sampling"] > 0 for row in iteration)
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(900)
+def test_the_ranks_benchmark_counts_what_the_shapes_say(tmp_path):
+    results = run("ranks", tmp_path)
+    for row in results["What is gathered in an iteration"]:
+        # Some more is gathered: losses, metrics, how many rows each process has.
+        assert row["all [MB]"] < row["counted [MB]"] < 1.4 * row["all [MB]"]
+    measured = results["Measured"]
+    assert [row["processes"] for row in measured] == [1, 1, 2] * 2
+    assert all(row["seconds"] > 0 for row in measured)
+    assert {row["machines"] for row in results["Predicted for assumed machines"]} == {
+        "8 GPUs", "64 CPU nodes",
+    }  # fmt: skip

@@ -129,11 +129,11 @@ class Bowls:
 
     name, measure = "bowls", "loss"
 
-    def collect(self, meta, tasks, key):
+    def collect(self, meta, tasks, key, share=None):
         data = Examples(torch.from_numpy(tasks), torch.zeros(len(tasks)))
         return MetaBatch((data,), data), {}
 
-    def objective(self, meta, batch, variant, iteration=0):
+    def objective(self, meta, batch, variant, iteration=0, join=None):
         centres = batch.query.x
 
         def evaluate(theta):

@@ -29,9 +29,23 @@ from metarl.functional.gaussian_mlp import (
     log_std,
     policy_gradient,
 )
-from metarl.functional.objectives import Linearisation, Objective, mean_outcome
+from metarl.functional.objectives import (
+    Linearisation,
+    Objective,
+    joined_count,
+    mean_outcome,
+)
 from metarl.functional.params import descend, flatten, for_tasks, unflatten
-from metarl.functional.tasks import Mapper, chunks, count_kept, count_tasks, keep_first, take
+from metarl.functional.tasks import (
+    Join,
+    Mapper,
+    alone,
+    chunks,
+    count_kept,
+    count_tasks,
+    keep_first,
+    take,
+)
 
 
 class Query(NamedTuple):
@@ -164,6 +178,7 @@ def objective(
     mapper: Mapper = map,
     together: int = 1,
     kept: int | None = None,
+    join: Join = alone,
 ) -> Objective:
     """The mean over the meta-batch of the post-update surrogate and KL, with exact derivatives.
 
@@ -179,13 +194,14 @@ def objective(
             stay in the cache. On a GPU as many as its memory holds.
         kept: tasks whose activations are kept from product to product, the first ones; those of the
             others are made anew in each, which changes no bit. None: all.
+        join: where processes share the tasks, gathers every task's results from them.
     """
-    surrogate, count = Surrogate(arch, estimator, inner, like), count_tasks(batch)
-    cut = chunks(count, together)
+    surrogate, count = Surrogate(arch, estimator, inner, like), joined_count(batch, join)
+    cut = chunks(count_tasks(batch), together)
     parts = [take(batch, each) for each in cut]
 
     def evaluate(vector: Tensor) -> Outcome:
-        return mean_outcome(mapper(lambda part: surrogate.evaluate(vector, part), parts))
+        return mean_outcome(mapper(lambda part: surrogate.evaluate(vector, part), parts), join)
 
     def linearise(vector: Tensor) -> Linearisation:
         activations = keep_first(
@@ -202,14 +218,14 @@ def objective(
             def product(index: int) -> Tensor:
                 return surrogate.product(parts[index], activations(index), shaped)
 
-            return torch.cat(list(mapper(product, range(len(parts))))).sum(0) / count
+            return join(torch.cat(list(mapper(product, range(len(parts)))))).sum(0) / count
 
         def precondition(damping: float) -> Callable[[Tensor], Tensor]:
             factors = mapper(lambda index: surrogate.factors(activations(index)), range(len(parts)))
-            return kfac.preconditioner(arch, factors, like, damping)
+            return kfac.preconditioner(arch, factors, like, damping, join)
 
         outcomes, gradients = zip(*mapper(derive, range(len(parts))), strict=True)
-        gradient = torch.cat(gradients).sum(0) / count
-        return Linearisation(mean_outcome(outcomes), gradient, curvature, precondition)
+        gradient = join(torch.cat(gradients)).sum(0) / count
+        return Linearisation(mean_outcome(outcomes, join), gradient, curvature, precondition)
 
     return Objective(evaluate, linearise)

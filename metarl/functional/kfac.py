@@ -19,6 +19,7 @@ from torch import Tensor
 from metarl.data import Params
 from metarl.functional.gaussian_mlp import Architecture, Forward, log_std
 from metarl.functional.params import flatten, unflatten
+from metarl.functional.tasks import Join, alone
 
 STRIDE = 11
 """The factors are averages over states: every eleventh is enough for an approximation. The states of an episode follow
@@ -69,7 +70,11 @@ def _output_derivatives(
 
 
 def preconditioner(
-    arch: Architecture, parts: Iterable[Factors], like: Params, damping: float
+    arch: Architecture,
+    parts: Iterable[Factors],
+    like: Params,
+    damping: float,
+    join: Join = alone,
 ) -> Callable[[Tensor], Tensor]:
     """v ``[P]`` -> (A + π√λ I)⁻¹ V (S + √λ/π I)⁻¹ for each layer, V its part of v; log σ is exact.
 
@@ -78,13 +83,19 @@ def preconditioner(
         parts: factors of all tasks, in task order.
         like: names and shapes of θ.
         damping: λ; π² is the ratio of the factors' mean eigenvalues.
+        join: where processes share the tasks, gathers every chunk's factors from them.
     """
     parts = list(parts)
-    count = sum(part.tasks for part in parts)
+    count = int(join(torch.tensor([part.tasks for part in parts])).sum())
     inverses = []
     for layer in range(arch.depth):
-        a = torch.stack([part.inputs[layer] for part in parts]).sum(0) / count
-        s = torch.stack([part.outputs[layer] for part in parts]).sum(0) / count
+        a, s = (
+            join(torch.stack(each)).sum(0) / count
+            for each in (
+                [part.inputs[layer] for part in parts],
+                [part.outputs[layer] for part in parts],
+            )
+        )
         balance = ((a.trace() / len(a)) / (s.trace() / len(s)).clamp(min=1e-30)).sqrt()
         eye_a, eye_s = (
             torch.eye(len(each), dtype=each.dtype, device=each.device) for each in (a, s)

@@ -20,7 +20,9 @@ from metarl.functional.adapt import InnerUpdate, Loss
 from metarl.functional.estimators import Estimator
 from metarl.functional.params import unflatten_meta
 from metarl.functional.tasks import (
+    Join,
     Mapper,
+    alone,
     chunks,
     count_kept,
     count_tasks,
@@ -177,6 +179,7 @@ def by_autograd(
     mapper: Mapper = map,
     together: int = 1,
     kept: int | None = None,
+    join: Join = alone,
 ) -> Objective:
     """Lift a task's objective to the mean over the meta-batch, with derivatives by double backward.
 
@@ -189,13 +192,14 @@ def by_autograd(
         together: tasks that are batched by vmap; 1 takes them one by one, which needs least memory.
         kept: tasks whose graphs are kept from product to product, the first ones; those of the others
             are built anew in each, which changes no bit. None: all.
+        join: where processes share the tasks, gathers every part's results from them.
     """
 
     def stacked(meta: Meta, part: MetaBatch[Any]) -> Outcome:
         lifted = lambda support, query: task_objective(meta, support, query)  # noqa: E731
         return over_tasks(lifted, *part, strategy="vmap" if together > 1 else "loop")
 
-    return by_parts(stacked, batch, like, mapper, together, kept)
+    return by_parts(stacked, batch, like, mapper, together, kept, join)
 
 
 def by_parts(
@@ -205,6 +209,7 @@ def by_parts(
     mapper: Mapper = map,
     together: int = 1,
     kept: int | None = None,
+    join: Join = alone,
 ) -> Objective:
     """The mean over the meta-batch of an objective that is written for a stack of tasks.
 
@@ -217,9 +222,9 @@ def by_parts(
         mapper: as for `by_autograd`.
         together: C, tasks that are handed over together.
         kept: as for `by_autograd`.
+        join: as for `by_autograd`.
     """
-    count = count_tasks(batch)
-    cut = chunks(count, together)
+    cut, count = chunks(count_tasks(batch), together), joined_count(batch, join)
     parts = [take(batch, each) for each in cut]
     mapper = mapper if len(parts) > 1 else map
 
@@ -231,7 +236,7 @@ def by_parts(
             with torch.no_grad():
                 return outcomes(vector.detach(), part)
 
-        return mean_outcome(mapper(total, parts))
+        return mean_outcome(mapper(total, parts), join)
 
     def linearise(vector: Tensor) -> Linearisation:
         def derive(part: MetaBatch[Any]) -> tuple[Outcome, Tensor]:
@@ -250,11 +255,11 @@ def by_parts(
                 found, leaf = slopes(index)
                 return torch.autograd.grad(found, leaf, tangent, retain_graph=True)[0]
 
-            return torch.stack(list(mapper(product, range(len(parts))))).sum(0) / count
+            return join(torch.stack(list(mapper(product, range(len(parts)))))).sum(0) / count
 
         found, gradients = zip(*mapper(derive, parts), strict=True)
-        gradient = torch.stack(gradients).sum(0) / count
-        return Linearisation(mean_outcome(found), gradient, curvature)
+        gradient = join(torch.stack(gradients)).sum(0) / count
+        return Linearisation(mean_outcome(found, join), gradient, curvature)
 
     return Objective(evaluate, linearise)
 
@@ -273,6 +278,12 @@ def detached(outcome: Outcome) -> Outcome:
     return pytree.tree_map(lambda value: value.detach(), outcome)
 
 
-def mean_outcome(outcomes: Any) -> Outcome:
+def mean_outcome(outcomes: Any, join: Join = alone) -> Outcome:
     """The mean over all tasks of outcomes that come in chunks ``[C]``, summed in task order."""
-    return pytree.tree_map(lambda *values: torch.cat(values).mean(), *outcomes)
+    stacked = pytree.tree_map(lambda *values: torch.cat(values), *outcomes)
+    return pytree.tree_map(lambda values: values.mean(), join(stacked))
+
+
+def joined_count(batch: MetaBatch[Any], join: Join) -> int:
+    """M, of all processes together."""
+    return int(join(torch.tensor([count_tasks(batch)])).sum())

@@ -20,6 +20,15 @@ class Mapper(Protocol):
         ...
 
 
+Join = Callable[[Any], Any]
+"""Tree of ``[rows of this process, ...] -> [rows of all processes, ...]``, in the order of the tasks."""
+
+
+def alone(tree: Any) -> Any:
+    """The join of a process that has all the tasks."""
+    return tree
+
+
 def count_tasks(stacked: Any) -> int:
     """M, read off the first leaf of a tree whose leaves are ``[M, ...]``."""
     return pytree.tree_leaves(stacked)[0].shape[0]

@@ -46,6 +46,7 @@ def credit(
     place: str,
     mapper: Mapper,
     parts: Sequence[slice],
+    first: int = 0,
 ) -> Collected:
     """Baseline and advantages of every task, each fitted and standardised by itself.
 
@@ -56,12 +57,13 @@ def credit(
         place: the environment and where in the iteration, for messages.
         mapper: maps over ``parts``; a thread pool's map runs them side by side.
         parts: of the task axis.
+        first: row of the meta-batch that ``tasks`` begin with.
 
     Raises:
         NonFiniteError: a return, an advantage or the advantages' spread is not finite.
     """
     to_go = returns.discounted_sums(wave.rewards, sampling.discount)
-    nonfinite.check({"returns to go": to_go}, tasks, place)
+    nonfinite.check({"returns to go": to_go}, tasks, place, first)
 
     def value(part: slice) -> Tensor:
         inputs = baseline.features(wave.obs[part])
@@ -74,7 +76,7 @@ def credit(
     )
     advantages, mean, std = returns.standardise(raw, wave.mask)
     # A spread that overflows would make every advantage zero, without a word.
-    nonfinite.check({"advantages": raw, "their spread": std[:, 0, 0]}, tasks, place)
+    nonfinite.check({"advantages": raw, "their spread": std[:, 0, 0]}, tasks, place, first)
     in_its_units = (values + mean) / std * wave.mask
     episodes = Episodes(**wave._asdict(), advantages=advantages, values=in_its_units)
     explained = baseline.explained_variance(values, to_go, wave.mask)

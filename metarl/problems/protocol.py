@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from metarl.data import Meta, MetaBatch, Params
 from metarl.functional.objectives import Objective
+from metarl.functional.tasks import Join, alone
 from metarl.seeding import Key
 
 if TYPE_CHECKING:
@@ -65,6 +66,47 @@ def initial_rates(params: Params, learn: LearnRates, lr: float, steps: int) -> P
     }
 
 
+Found = TypeVar("Found")
+
+
+class Share:
+    """The part of a meta-batch that this process computes, and how it comes by the rest.
+
+    This one is that of a process which has all the tasks; :class:`metarl.processes.RankShare` is one of several.
+
+    Args:
+        first: row of the meta-batch that the part begins with.
+        count: its tasks, at least one.
+    """
+
+    def __init__(self, first: int, count: int) -> None:
+        self.first, self.count = first, count
+
+    @property
+    def rows(self) -> slice:
+        """Its place in the meta-batch."""
+        return slice(self.first, self.first + self.count)
+
+    def join(self, tree: Any) -> Any:
+        """Every leaf's rows of all processes, in task order: ``[rows here, ...] -> [rows, ...]``."""
+        return tree
+
+    def agree(self, work: Callable[[], Found]) -> Found:
+        """What ``work`` returns; a NonFiniteError in any process is raised in all. It must not `join`."""
+        return work()
+
+    def keep(self, left: Sequence[int]) -> tuple[list[int], Share]:
+        """Leave tasks out.
+
+        Args:
+            left: rows of the meta-batch that stay, in order.
+
+        Returns:
+            Which rows of this process's data stay, and the share of what is left.
+        """
+        return list(left), Share(0, len(left))
+
+
 class Problem(Protocol):
     """A distribution over tasks, with a way to collect their data and a loss.
 
@@ -87,17 +129,27 @@ class Problem(Protocol):
         ...
 
     def collect(
-        self, meta: Meta, tasks: np.ndarray, key: Key
+        self, meta: Meta, tasks: np.ndarray, key: Key, share: Share | None = None
     ) -> tuple[MetaBatch[Any], dict[str, float]]:
-        """Support and query data of each task, adapting in between; and what to log of them."""
+        """Support and query data of the share's tasks, adapting in between; and what to log of all ``tasks``."""
         ...
 
     def objective(
-        self, meta: Meta, batch: MetaBatch[Any], variant: Variant, iteration: int = 0
+        self,
+        meta: Meta,
+        batch: MetaBatch[Any],
+        variant: Variant,
+        iteration: int = 0,
+        join: Join = alone,
     ) -> Objective:
-        """The outer objective on ``batch``, a pure function of the meta-parameters.
+        """The outer objective, a pure function of the meta-parameters.
 
-        ``iteration`` is for what is annealed.
+        Args:
+            meta: names and shapes.
+            batch: data of the tasks that this process has.
+            variant: which one.
+            iteration: for what is annealed.
+            join: gathers the results of the other tasks.
         """
         ...
 
@@ -108,6 +160,7 @@ class Problem(Protocol):
         rates: Sequence[float | Params],
         amount: int | None,
         key: Key,
+        share: Share | None = None,
         /,
     ) -> np.ndarray:
         """``measure`` of each task after 0, 1, ... gradient steps.
@@ -118,6 +171,7 @@ class Problem(Protocol):
             rates: α of each step, or the learned rates.
             amount: of data of each task: episodes, or queries (of each class); None: as in training.
             key: names the random numbers.
+            share: the tasks that are adapted to here; None: all.
 
         Returns:
             ``[steps + 1, M]``.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metarl import memory
 from metarl.data import Episodes, Meta, MetaBatch, Params
-from metarl.functional import closed_form, gaussian, objectives
+from metarl.functional import closed_form, objectives
 from metarl.functional.adapt import InnerUpdate, inner_step
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.gaussian_mlp import Architecture, policy_gradient
@@ -25,12 +25,13 @@ from metarl.functional.params import (
     step_gradient,
     unflatten_meta,
 )
-from metarl.functional.tasks import Mapper, chunks, over_tasks, take
+from metarl.functional.tasks import Join, Mapper, alone, chunks, over_tasks, take
 from metarl.nets.gaussian_mlp import GaussianMLP
+from metarl.problems import measures
 from metarl.problems.credit import Collected, Sampling, credit
 from metarl.problems.environments import EnvironmentFamily
 from metarl.problems.modules import PerThread
-from metarl.problems.protocol import LearnRates, Split, Variant, initial_rates
+from metarl.problems.protocol import LearnRates, Share, Split, Variant, initial_rates
 from metarl.resident import ResidentSampler
 from metarl.sampler import Sampler
 from metarl.seeding import Key
@@ -119,23 +120,38 @@ class RLProblem:
         return self.environments.sample_tasks(count, rng)
 
     def collect(
-        self, meta: Meta, tasks: np.ndarray, key: Key
+        self, meta: Meta, tasks: np.ndarray, key: Key, share: Share | None = None
     ) -> tuple[MetaBatch[Episodes], dict[str, float]]:
         """K waves of support episodes with adaptation after each, then the query episodes."""
+        share = share or Share(0, len(tasks))
+        waves, norms = share.agree(lambda: self._waves(meta, tasks[share.rows], key, share.first))
+        support = tuple(wave.episodes for wave in waves[:-1])
+        measured = share.join(measures.of_each_task(waves, norms))
+        return MetaBatch(support, waves[-1].episodes), measures.metrics(measured)
+
+    def _waves(
+        self, meta: Meta, tasks: np.ndarray, key: Key, first: int
+    ) -> tuple[list[Collected], list[Tensor]]:
+        """The waves of a meta-batch's tasks from row ``first`` on, and the inner gradients' norms ``[M]``."""
         params = owned(for_tasks(meta.theta, len(tasks)))
         waves: list[Collected] = []
         norms = []
         for step in range(self.adaptation.steps + 1):
-            waves.append(self.wave(params, tasks, key, step, self.sampling.episodes))
+            waves.append(self.wave(params, tasks, key, step, self.sampling.episodes, first))
             if step < self.adaptation.steps:
                 before, rates = params, self.adaptation.update.rates(meta, step)
                 params = self.adapt(params, waves[-1].episodes, rates)
-                norms.append(step_gradient(before, params, rates).norm(dim=1).mean())
-        support = tuple(wave.episodes for wave in waves[:-1])
-        return MetaBatch(support, waves[-1].episodes), _metrics(waves, norms)
+                norms.append(step_gradient(before, params, rates).norm(dim=1))
+        return waves, norms
 
     def wave(
-        self, params: Params, tasks: np.ndarray, key: Key, step: int, episodes: int
+        self,
+        params: Params,
+        tasks: np.ndarray,
+        key: Key,
+        step: int,
+        episodes: int,
+        first: int = 0,
     ) -> Collected:
         """Sample a wave, fit each task's baseline, compute advantages.
 
@@ -145,10 +161,11 @@ class RLProblem:
             key: names the random numbers, with ``step``.
             step: inner step.
             episodes: N.
+            first: row of the meta-batch that ``tasks`` begin with.
         """
-        sampled = self._sampler(len(tasks), episodes).wave(params, tasks, key, step)
+        sampled = self._sampler(len(tasks), episodes).wave(params, tasks, key, step, first)
         place, parts = f"{self.name}, gradient step {step}", self._parts(len(tasks))
-        return credit(sampled, tasks, self.sampling, place, self.mapper, parts)
+        return credit(sampled, tasks, self.sampling, place, self.mapper, parts, first)
 
     def adapt(self, params: Params, episodes: Episodes, rates: float | Params) -> Params:
         """One inner step of every task, without derivatives: ``[M, *shape] -> [M, *shape]``."""
@@ -167,16 +184,21 @@ class RLProblem:
         return {name: torch.cat([result[name] for result in results]) for name in params}
 
     def objective(
-        self, meta: Meta, batch: MetaBatch[Episodes], variant: Variant, iteration: int = 0
+        self,
+        meta: Meta,
+        batch: MetaBatch[Episodes],
+        variant: Variant,
+        iteration: int = 0,
+        join: Join = alone,
     ) -> Objective:
         """The outer objective of ``variant`` at a meta-iteration, in closed form where that exists."""
         update = self.adaptation.update.at(iteration)
         if variant != Variant():
             task_objective = self._task_objective(variant, update)
-            return objectives.by_autograd(task_objective, batch, meta, self.mapper)
+            return objectives.by_autograd(task_objective, batch, meta, self.mapper, join=join)
         if self.fitting is None:
             self.fitting = self._tasks_that_fit(meta, batch)
-        return self._surrogate(meta, batch, update, self.mapper, self.fitting)
+        return self._surrogate(meta, batch, update, self.mapper, self.fitting, join)
 
     def adaptation_curve(
         self,
@@ -185,15 +207,24 @@ class RLProblem:
         rates: Sequence[float | Params],
         episodes: int | None,
         key: Key,
+        share: Share | None = None,
     ) -> np.ndarray:
         """Mean undiscounted return of each task after each step, on ``episodes`` fresh episodes; see `Problem`."""
-        params, curve = owned(for_tasks(meta.theta, len(tasks))), []
-        for step in range(len(rates) + 1):
-            collected = self.wave(params, tasks, key, step, episodes or self.sampling.episodes)
-            curve.append(collected.returns.double().cpu().numpy())
-            if step < len(rates):
-                params = self.adapt(params, collected.episodes, rates[step])
-        return np.stack(curve)
+        share = share or Share(0, len(tasks))
+        count = episodes or self.sampling.episodes
+
+        def curve() -> Tensor:
+            own, found = tasks[share.rows], []
+            params = owned(for_tasks(meta.theta, len(own)))
+            for step in range(len(rates) + 1):
+                collected = self.wave(params, own, key, step, count, share.first)
+                found.append(collected.returns.double().cpu())
+                if step < len(rates):
+                    params = self.adapt(params, collected.episodes, rates[step])
+            return torch.stack(found, dim=1)
+
+        # Row by row in memory, so that means over tasks are summed in one order whoever has the tasks.
+        return np.ascontiguousarray(share.join(share.agree(curve)).numpy().T)
 
     def examples_figure(self, *_: object) -> None:
         """None: an episode is filmed, by :mod:`metarl.render`."""
@@ -236,17 +267,20 @@ class RLProblem:
         update: InnerUpdate,
         mapper: Mapper,
         chunk: int,
+        join: Join,
     ) -> Objective:
         """TRPO's objective, with the activations of ``chunk`` tasks held at a time."""
         if self.arch is None:
             task_objective = self._task_objective(Variant(), update)
-            return objectives.by_autograd(task_objective, batch, meta, mapper, kept=chunk)
+            return objectives.by_autograd(
+                task_objective, batch, meta, mapper, kept=chunk, join=join
+            )
         given = self.arch, self.estimator, update, batch, meta.theta
         if self.device.type == "cpu":
-            return closed_form.objective(*given, mapper, kept=chunk)
+            return closed_form.objective(*given, mapper, kept=chunk, join=join)
         # One chunk after another, and kept only where there is but one.
         kept = chunk if chunk >= len(batch.query.mask) else 0
-        return closed_form.objective(*given, map, chunk, kept)
+        return closed_form.objective(*given, map, chunk, kept, join)
 
     def _tasks_that_fit(self, meta: Meta, batch: MetaBatch[Episodes]) -> int:
         """How many tasks' activations, or graphs, fit in memory, by those of the first."""
@@ -275,19 +309,3 @@ class RLProblem:
                 *(*shared, self.device, family.observe_task),
             )
         return self._samplers[tasks, episodes]
-
-
-def _metrics(waves: list[Collected], norms: list[Tensor]) -> dict[str, float]:
-    pre, post = float(waves[0].returns.mean()), float(waves[-1].returns.mean())
-    log_std = waves[0].episodes.log_std
-    explained = torch.stack([wave.explained_variance for wave in waves])
-    return {
-        "return/pre": pre,
-        "return/post": post,
-        "return/gain": post - pre,
-        "inner/grad_norm": float(sum(norms)) / max(len(norms), 1),
-        "policy/std": float(log_std.exp().mean()),
-        "policy/entropy": float(gaussian.entropy(log_std).mean()),
-        "baseline/explained_variance": float(explained.mean()),
-        "env_steps": float(sum(wave.episodes.mask.sum() for wave in waves)),
-    }

@@ -14,10 +14,10 @@ from metarl.data import Examples, Meta, MetaBatch, Params
 from metarl.functional import objectives
 from metarl.functional.losses import LOSSES
 from metarl.functional.objectives import Objective
-from metarl.functional.tasks import Mapper, chunks, take
+from metarl.functional.tasks import Join, Mapper, alone, chunks, take
 from metarl.problems.learners import Adaptation, Learner
 from metarl.problems.modules import PerThread
-from metarl.problems.protocol import Split, Variant
+from metarl.problems.protocol import Share, Split, Variant
 from metarl.seeding import Key
 
 if TYPE_CHECKING:
@@ -129,22 +129,28 @@ class SupervisedProblem:
         return self.source.sample_tasks(count, rng, split)
 
     def collect(
-        self, meta: Meta, tasks: np.ndarray, key: Key
+        self, meta: Meta, tasks: np.ndarray, key: Key, share: Share | None = None
     ) -> tuple[MetaBatch[Examples], dict[str, float]]:
         """Support and query of each task, as the learner wants them."""
+        rows = share.rows if share else slice(None)
 
         def draw(number: int) -> tuple[Examples, Examples]:
-            return self._examples(tasks, 0 if number else self.source.queries, key, number)
+            return self._examples(tasks, 0 if number else self.source.queries, key, number, rows)
 
-        return self.learner.collect(tasks, draw), {}
+        return self.learner.collect(tasks[rows], draw), {}
 
     def objective(
-        self, meta: Meta, batch: MetaBatch[Examples], variant: Variant, iteration: int = 0
+        self,
+        meta: Meta,
+        batch: MetaBatch[Examples],
+        variant: Variant,
+        iteration: int = 0,
+        join: Join = alone,
     ) -> Objective:
         """The outer objective of ``variant`` at a meta-iteration."""
         stacked = self.learner.objective(self._apply, self.loss, variant, iteration)
         size = self.tasks_at_once or len(batch.query.y)
-        return objectives.by_parts(stacked, batch, meta, self.mapper, size)
+        return objectives.by_parts(stacked, batch, meta, self.mapper, size, join=join)
 
     def adaptation_curve(
         self,
@@ -153,17 +159,20 @@ class SupervisedProblem:
         rates: Sequence[float | Params],
         queries: int | None,
         key: Key,
+        share: Share | None = None,
     ) -> np.ndarray:
         """``measure`` on ``queries`` of each task (and class) after each step on one support; see `Problem`."""
-        batch = self._examples(tasks, queries or self.source.queries, key)
+        share = share or Share(0, len(tasks))
+        batch = self._examples(tasks, queries or self.source.queries, key, rows=share.rows)
 
         def curve(part: slice) -> Tensor:
             support, query = take(batch, part)
             predictions = self.predictions(meta, support, query.x, rates)
-            return torch.stack([self.loss.score(each, query.y) for each in predictions])
+            return torch.stack([self.loss.score(each, query.y) for each in predictions], dim=1)
 
-        parts = chunks(len(tasks), self.tasks_at_once or EVALUATED_AT_ONCE)
-        return torch.cat(list(self.mapper(curve, parts)), dim=1).double().cpu().numpy()
+        parts = chunks(share.count, self.tasks_at_once or EVALUATED_AT_ONCE)
+        found = torch.cat(list(self.mapper(curve, parts))).double().cpu()
+        return np.ascontiguousarray(share.join(found).numpy().T)
 
     def predictions(
         self, meta: Meta, support: Examples, x: Tensor, rates: Sequence[float | Params]
@@ -209,12 +218,16 @@ class SupervisedProblem:
             self.pool.shutdown()
 
     def _examples(
-        self, tasks: np.ndarray, queries: int, key: Key, draw: int = 0
+        self,
+        tasks: np.ndarray,
+        queries: int,
+        key: Key,
+        draw: int = 0,
+        rows: slice = slice(None),
     ) -> tuple[Examples, Examples]:
-        found = self.source.examples(tasks, queries, key, draw)
-        if self.device.type == "cpu":
-            return found
-        moved = (Examples(*(each.to(self.device) for each in part)) for part in found)
+        # All are drawn, wherever they are wanted: what a task gets may depend on those before it.
+        support, query = take(self.source.examples(tasks, queries, key, draw), rows)
+        moved = (Examples(*(each.to(self.device) for each in part)) for part in (support, query))
         return next(moved), next(moved)
 
     def _apply(self, params: Params, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ is a class of configuration here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -296,6 +297,11 @@ def config_class(settings: Any) -> type[Config]:
     if found is RLConfig:
         return found
     return RULES.get(_value(settings, "inner", "rule"), found)
+
+
+def config_of(text: bytes) -> Config:
+    """The configuration that ``model_dump_json`` wrote."""
+    return config_class(json.loads(text)).model_validate_json(text)
 
 
 def _value(settings: Any, *keys: str) -> str:

@@ -1,0 +1,273 @@
+"""Several processes of one run, by torch.distributed: tasks are shared out, and results gathered in task order.
+
+Every process takes the same outer step from the same numbers. Sums over tasks are taken of the gathered rows, one after
+another as a single process takes them, and not by all-reduce, whose order depends on how many processes there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+from torch.utils import _pytree as pytree
+
+from metarl import system
+from metarl.errors import MISTAKE, Terminated, UserError, is_expected, run_command
+from metarl.liveness import BEAT, RankEndedError, Vigil
+from metarl.nonfinite import NonFiniteError
+from metarl.problems.protocol import Found, Share
+from metarl.ranks import Alone, Made
+
+START = timedelta(minutes=5)
+"""How long processes wait for each other to start."""
+FOREVER = timedelta(days=1)
+"""The limit of one exchange; who hangs is found otherwise, and sooner."""
+SAME = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "commit", "gpu")
+
+
+class RankShare(Share):
+    """A part of the tasks, of several.
+
+    Args:
+        ranks: the processes.
+        first: row of the meta-batch that the part begins with.
+        count: its tasks.
+        idle: it belongs to another process, and is computed along for want of tasks; nothing of it counts.
+    """
+
+    def __init__(self, ranks: Ranks, first: int, count: int, idle: bool = False) -> None:
+        super().__init__(first, count)
+        self.ranks, self.idle = ranks, idle
+
+    def join(self, tree: Any) -> Any:
+        """Every leaf's rows of all processes, in task order."""
+        leaves, structure = pytree.tree_flatten(tree)
+        if self.idle:
+            leaves = [leaf[:0] for leaf in leaves]
+        rows = [_bytes_of(leaf) for leaf in leaves]
+        gathered = torch.cat(self.ranks.gather(torch.cat(rows, dim=1)))
+        pieces = gathered.split([each.shape[1] for each in rows], dim=1)
+        joined = [
+            piece.contiguous().view(leaf.dtype).reshape(-1, *leaf.shape[1:])
+            for piece, leaf in zip(pieces, leaves, strict=True)
+        ]
+        return pytree.tree_unflatten(joined, structure)
+
+    def agree(self, work: Callable[[], Found]) -> Found:
+        """What ``work`` returns; a NonFiniteError in any process is raised in all, with everybody's tasks."""
+        error: NonFiniteError | None = None
+        try:
+            found = work()
+        except NonFiniteError as raised:
+            error = raised
+        told = b"" if error is None else json.dumps([str(error), *error.tasks]).encode()
+        wrong = [json.loads(each) for each in self.ranks.exchange(told) if each]
+        if wrong:
+            tasks = sorted({task for _, *blamed in wrong for task in blamed})
+            raise NonFiniteError(wrong[0][0], *tasks)
+        return found
+
+    def keep(self, left: Sequence[int]) -> tuple[list[int], Share]:
+        """Leave tasks out; who has none left computes its first one along."""
+        own = [row - self.first for row in left if self.first <= row < self.first + self.count]
+        before = sum(row < self.first for row in left)
+        if self.idle or not own:
+            return [0], RankShare(self.ranks, min(before, len(left) - 1), 1, idle=True)
+        return own, RankShare(self.ranks, before, len(own))
+
+
+class Ranks(Alone):
+    """This process and the others.
+
+    Args:
+        group: of torch.distributed.
+        store: torch's key-value store, which no other thread uses.
+        rank: of this process.
+        size: how many there are.
+    """
+
+    def __init__(self, group: Any, store: Any, rank: int, size: int) -> None:
+        self.group, self.rank, self.size = group, rank, size
+        self.vigil = Vigil(store, rank, size)
+
+    def share(self, count: int) -> Share:
+        """Consecutive tasks, as many as the others have or one more; where there are too few, the last one along."""
+        start, stop = (count * rank // self.size for rank in (self.rank, self.rank + 1))
+        if start == stop:
+            return RankShare(self, count - 1, 1, idle=True)
+        return RankShare(self, start, stop - start)
+
+    def gather(self, rows: Tensor) -> list[Tensor]:
+        """The rows ``[n, B]`` of every process, of which each has as many as it likes."""
+        counts = [int(count) for count in self._all(torch.tensor([len(rows)]))]
+        if max(counts) == 0:
+            return [rows] * self.size
+        padded = rows.new_zeros(max(counts), rows.shape[1])
+        padded[: len(rows)] = rows
+        return [each[:count] for each, count in zip(self._all(padded), counts, strict=True)]
+
+    def exchange(self, message: bytes) -> list[bytes]:
+        """The messages of all processes."""
+        sent = torch.from_numpy(np.frombuffer(message, np.uint8).copy()).unsqueeze(1)
+        return [bytes(each.flatten().numpy()) for each in self.gather(sent)]
+
+    def from_first(
+        self,
+        make: Callable[[], Made],
+        pack: Callable[[Made], bytes],
+        unpack: Callable[[bytes], Made],
+    ) -> Made:
+        """What ``make`` gives in the first process, sent to the others as bytes."""
+        if self.first:
+            made = make()
+            self.exchange(pack(made))
+            return made
+        return unpack(self.exchange(b"")[0])
+
+    def at_boundary(self, stop: int, fingerprint: Callable[[], str]) -> int:
+        """Agree between two iterations on the signal to stop for, 0 for none."""
+        own = json.dumps([stop, fingerprint()]).encode()
+        told = [json.loads(each) for each in self.exchange(own)]
+        for rank, (_, learned) in enumerate(told):
+            if learned != told[0][1]:
+                raise UserError(
+                    f"rank {rank} has other parameters than rank 0 after the same iteration; the "
+                    "processes of a run need processors, devices and libraries of one kind."
+                )
+        return max(each for each, _ in told)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """While the first process writes, the others wait for it however slow the disk is."""
+        self.vigil.excused = True
+        yield
+        self.vigil.excused = False
+
+    def check_alike(self) -> None:
+        """Raise UserError where another host has other versions than the first."""
+        own = system.describe()
+        told = self.exchange(json.dumps({name: own[name] for name in SAME}).encode())
+        versions = [json.loads(each) for each in told]
+        for rank, others in enumerate(versions):
+            for name in SAME:
+                if others[name] != versions[0][name]:
+                    host = self.vigil.people[rank].host
+                    raise UserError(
+                        f"rank {rank} on {host} has {name} {others[name]}, but rank 0 has "
+                        f"{versions[0][name]}; every process of a run needs the same."
+                    )
+
+    def __enter__(self) -> Ranks:
+        if not self.first:  # what is said of a meta-batch, every process would say
+            logging.getLogger("metarl").setLevel(logging.ERROR)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            try:
+                self.exchange(b"")  # nobody leaves before the first process has closed its files
+            except RankEndedError as late:
+                error = late
+        if error is None:
+            self.vigil.stop()
+            dist.destroy_process_group()
+            return
+        code = self._last_words(error)
+        sys.stdout.flush()
+        if self.first:  # without torchrun this process keeps the store that tells the others
+            time.sleep(3.0 * BEAT)
+        # At once: an exchange that never ends would hold the interpreter back.
+        os._exit(code)
+
+    def _last_words(self, error: BaseException) -> int:
+        """Say what ended the run, if it falls to this process; the exit code."""
+        if isinstance(error, Terminated):
+            self.vigil.find_cause()  # torchrun ends the others when one has ended
+        mine = not isinstance(error, RankEndedError) and self.vigil.report(
+            self.rank, f"ended: {_one_line(error)}", said=True
+        )
+        end = self.vigil.end
+        assert end is not None
+        if mine and isinstance(error, Exception) and not is_expected(error):
+            traceback.print_exception(error)
+            return 1
+        if not mine and not self.vigil.speaks(end):
+            return MISTAKE
+        told = RankEndedError(self.vigil.sentence(end))
+
+        def fail() -> int:
+            raise error if mine and not isinstance(error, Exception) else told
+
+        return run_command(fail)
+
+    def _all(self, tensor: Tensor) -> list[Tensor]:
+        """The same tensor of all processes; raises where one of them has ended, or hangs."""
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        self.vigil.begin_wait()
+        pause = 2e-5
+        try:
+            work = self.group.allgather([found], [tensor])
+            while not work.is_completed():
+                self.vigil.check()
+                time.sleep(pause)
+                pause = min(2 * pause, 0.002)
+            work.wait()
+        except RuntimeError as error:
+            self.vigil.find_cause()
+            self.vigil.report(self.rank, f"has lost the others ({_one_line(error)})")
+            self.vigil.check()
+        self.vigil.end_wait()
+        return found
+
+
+def connect() -> Ranks:
+    """Meet the processes that ``torchrun`` started, by its environment variables."""
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "cpu:gloo"
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=START))
+        mine = store.clone()
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=FOREVER,
+        )
+        ranks = Ranks(dist.group.WORLD, mine, rank, size)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"rank {rank} of {size} cannot meet the others at {place} ({_one_line(error)}); start "
+            "as many processes as torchrun was told, with one --master-addr that all hosts reach."
+        ) from error
+    return ranks
+
+
+def _bytes_of(leaf: Tensor) -> Tensor:
+    """``[n, ...] -> [n, B]``, the same bytes."""
+    flat = leaf.flatten(1) if leaf.ndim > 1 else leaf.unsqueeze(1)
+    return flat.contiguous().view(torch.uint8)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
