@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from metarl.resources import processes_here
+
 SHARE, MOST = 2, 4 * 2**30
 """What is kept to save time takes half of the memory that is left, and on a CPU at most 4 GiB."""
 
@@ -28,12 +30,12 @@ GROUPS = {
 
 
 def budget(device: torch.device) -> int:
-    """Bytes that may be spent on keeping what could be made anew."""
+    """Bytes that may be spent on keeping what could be made anew; a host's memory is shared by its processes."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return (free + cached) // SHARE
-    return min(available() // SHARE, MOST)
+    return min(available() // SHARE // processes_here(), MOST)
 
 
 def available(root: Path = Path("/")) -> int:

@@ -33,4 +33,9 @@ def resolve_threads(setting: str | int) -> int:
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores // processes_here())
+
+
+def processes_here() -> int:
+    """Processes of this run on this host, as torchrun says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

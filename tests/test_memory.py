@@ -82,6 +82,12 @@ def test_half_of_it_may_be_spent_and_4_gib_at_most(monkeypatch):
         assert memory.budget(torch.device("cpu")) == expected
 
 
+def test_processes_of_a_run_on_one_host_share_its_memory(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 3 * 2**30)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert memory.budget(torch.device("cpu")) == 2**29
+
+
 def test_of_a_gpu_what_torch_has_in_reserve_counts_too(monkeypatch):
     for name, value in (
         ("mem_get_info", (7000, 9000)),

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ranks, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parent.parent
 SMALL = [
     *("outer.tasks=4", "problem.episodes=2", "problem.horizon=12", "network.hidden_sizes=[8]"),
-    *("evaluation.tasks=3", "evaluation.episodes=2", "evaluation.every=2", "threads=1"),
+    *("evaluation.tasks=3", "evaluation.episodes=2", "evaluation.every=1", "threads=1"),
     "run.checkpoint_every=2",
 ]
 LONG = ["iterations=100000", "evaluation.every=0", "run.checkpoint_every=1000000"]
