@@ -376,6 +376,8 @@ def test_a_cable_that_is_pulled_ends_both_hosts(hosts, tmp_path):
             child.kill()
             said.append(child.communicate()[0])
     print(*said)
-    gone = r"metarl: error: rank 1 of 2 \(process \d+ on .*\) "
-    assert re.search(rf"{gone}gives no sign of life", said[0])
-    assert re.search(rf"{gone}has lost the store", said[1])
+    assert all(child.returncode != 0 for child in children)
+    said_of = r"metarl: error: rank 1 of 2 \(process \d+ on .*\) gives no sign of life"
+    assert re.search(said_of, said[0])
+    # The hosts are one machine, so that the first rank can end the other before it finds out by itself.
+    assert "has lost the store" in said[1] or "SIGKILL" in said[1]
