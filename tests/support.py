@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional.adapt import InnerUpdate
-from metarl.functional.gaussian_mlp import Architecture
+from metarl.functional.layered import Architecture
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems.credit import Sampling
 from metarl.problems.environments import EnvironmentFamily

@@ -216,6 +216,17 @@ def test_the_iteration_benchmark_accounts_for_the_seconds(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_the_supervised_benchmark_agrees_and_times_every_way(tmp_path):
+    agreement, rows = run("supervised", tmp_path).values()
+    assert [row["problem"] for row in agreement] == ["sinusoid", "omniglot"]
+    assert all(max(row["loop"], row["stacked"]) <= 1e-5 for row in agreement)
+    assert [row["configured"] for row in rows] == ["stacked"] * 2 + ["loop"] * 2
+    ways = ("loop", "stacked", "published", "whole step")
+    assert all(row[f"{way} [ms]"] > 0 for row in rows for way in ways)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_memory_benchmark_holds_as_many_tasks_as_it_says(tmp_path):
     (rows,) = run("memory", tmp_path).values()
     assert [row["chunk"] for row in rows] == ["1", "auto"]

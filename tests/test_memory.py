@@ -14,6 +14,7 @@ from metarl.functional import closed_form, objectives
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.closed_form import Surrogate
 from metarl.functional.estimators import ESTIMATORS
+from metarl.functional.layered import order
 from metarl.functional.params import flatten, flatten_meta, unflatten_meta
 from metarl.functional.tasks import take
 from metarl.problems.protocol import Variant
@@ -154,7 +155,7 @@ def test_as_many_tasks_are_held_as_fit_and_no_bit_depends_on_it(settings, monkey
 def test_where_a_chunk_shares_its_products_only_one_is_held(chunk, monkeypatch):
     """As on a GPU; here the tensors are on a CPU, and only the cut is the other one."""
     passes = []
-    taped = closed_form.policy_gradient
+    taped = closed_form.taped_policy_gradient
     problem, alone = (support.target_problem({"size": 2}, chunk=each) for each in (chunk, None))
     meta = support.double_meta(problem)
     batch = problem.collect(meta, TASKS, support.KEY)[0]
@@ -162,7 +163,9 @@ def test_where_a_chunk_shares_its_products_only_one_is_held(chunk, monkeypatch):
     expected = alone.objective(meta, batch, Variant()).linearise(vector)
     problem.device = torch.device("cuda")
     monkeypatch.setattr(
-        closed_form, "policy_gradient", lambda *given: passes.append(given[2]) or taped(*given)
+        closed_form,
+        "taped_policy_gradient",
+        lambda *given: passes.append(given[2]) or taped(*given),
     )
     start = problem.objective(meta, batch, Variant()).linearise(vector)
     parts = -(-5 // chunk)
@@ -181,10 +184,12 @@ def test_a_task_takes_what_its_layers_say():
     theta = {name: value.float() for name, value in support.theta_of(policy).items()}
     batch = support.sample_batch(policy, support.theta_of(policy), 1, 0.1, 1, 10, 100)
     batch = torch.utils._pytree.tree_map(lambda leaf: leaf.float(), batch)
-    at = Surrogate(support.architecture(policy), ESTIMATORS["lvc"], InnerUpdate(0.1), theta)
-    held = memory.size(at.activations(flatten(theta), batch), besides=batch)
+    arch = support.architecture(policy)
+    at = Surrogate(arch, ESTIMATORS["lvc"], InnerUpdate(0.1))
+    parts = order(arch, theta).layers(flatten(theta))
+    held = memory.size(at.activations(parts, batch), besides=batch)
     passed = 2 * (21 + 101 + 101) + 6
-    tape, query = passed + 106 + 6 + 1, passed + 1 + 1
+    tape, query = passed + 2 * 106 + 3 * 6, passed + 1 + 1
     states = 10 * 100
     numbers = states * (tape + query)
     # And, for each task, the parameters before and after the step, as they are, joined and turned.

@@ -19,23 +19,22 @@ from metarl.functional import gaussian, kfac
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import Estimator
 from metarl.functional.gaussian_mlp import (
-    Architecture,
     Forward,
     Tape,
     fisher_product,
     forward,
     hessian_product,
     likelihood_gradient,
-    log_std,
     policy_gradient,
+    taped_policy_gradient,
 )
+from metarl.functional.layered import Architecture, Layered, log_std, order
 from metarl.functional.objectives import (
     Linearisation,
     Objective,
     joined_count,
     mean_outcome,
 )
-from metarl.functional.params import descend, flatten, for_tasks, unflatten
 from metarl.functional.tasks import (
     Join,
     Mapper,
@@ -52,14 +51,12 @@ class Query(NamedTuple):
     """The query episodes at the post-update policy.
 
     Attributes:
-        params: φ, ``[C, *shape]``.
-        passed: its forward pass.
+        passed: the forward pass at φ.
         ratio: π_φ / behaviour, ``[C, N, T]``.
         step_weights: 1/n for valid steps, 0 elsewhere, ``[C, N, T]``.
         outcome: surrogate loss and KL of each task, ``[C]``.
     """
 
-    params: Params
     passed: Forward
     ratio: Tensor
     step_weights: Tensor
@@ -83,77 +80,72 @@ class Activations(NamedTuple):
 class Surrogate(NamedTuple):
     """Value and derivatives for C tasks at a time, each task by itself: results are ``[C, ...]``.
 
+    θ and tangents in θ are those of all tasks, C = 1; rows are those of :meth:`Layered.rows`.
+
     Attributes:
         arch: the policy's architecture.
         estimator: of the inner loss.
         inner: the inner update.
-        like: names and shapes of θ.
     """
 
     arch: Architecture
     estimator: Estimator
     inner: InnerUpdate
-    like: Params
 
-    def evaluate(self, vector: Tensor, part: MetaBatch[Episodes]) -> Outcome:
-        """Loss and KL at θ = ``vector`` ``[P]``."""
-        return self._post_update(vector, part, taped=False)[1].outcome
+    def evaluate(self, theta: Layered, part: MetaBatch[Episodes]) -> Outcome:
+        """Loss and KL at θ."""
+        params = theta.expand(count_tasks(part))
+        for episodes in part.support:
+            gradient = policy_gradient(self.arch, params, episodes)
+            params = params.less(gradient, self.inner.lr)
+        return _query(self.arch, params, part.query, taped=False).outcome
 
-    def activations(self, vector: Tensor, part: MetaBatch[Episodes]) -> Activations:
-        """Of one forward and backward pass of every step at θ = ``vector`` ``[P]``."""
-        tapes, query = self._post_update(vector, part, taped=True)
-        return Activations(tapes, query)
+    def activations(self, theta: Layered, part: MetaBatch[Episodes]) -> Activations:
+        """Of one forward and backward pass of every step at θ."""
+        params, tapes = theta.expand(count_tasks(part)), []
+        for episodes in part.support:
+            gradient, tape = taped_policy_gradient(self.arch, params, episodes)
+            params = params.less(gradient, self.inner.lr)
+            tapes.append(tape)
+        return Activations(tuple(tapes), _query(self.arch, params, part.query, taped=True))
 
     def gradient(self, part: MetaBatch[Episodes], at: Activations) -> Tensor:
-        """Jᵀ ∇S(φ), ``[C, P]``."""
+        """Jᵀ ∇S(φ), rows ``[C, P]``."""
         query = at.query
         per_step = -(query.ratio * part.query.advantages * query.step_weights)
-        gradient, _ = likelihood_gradient(
-            *(self.arch, query.params, part.query, query.passed),
-            per_step.flatten(1).unsqueeze(1),
-        )
-        return flatten(self._pull(part, at, gradient), 1)
+        gradient, _ = likelihood_gradient(self.arch, part.query, query.passed, per_step)
+        return self._pull(part, at, gradient).rows()
 
-    def product(self, part: MetaBatch[Episodes], at: Activations, tangent: Params) -> Tensor:
-        """Jᵀ F J · ``tangent``, which is the same for all tasks: ``[C, P]``."""
+    def product(self, part: MetaBatch[Episodes], at: Activations, tangent: Layered) -> Tensor:
+        """Jᵀ F J · ``tangent``, rows ``[C, P]``."""
         query = at.query
-        moved = self._push(part, at, for_tasks(tangent, len(query.ratio)))
+        moved = self._push(part, at, tangent.expand(len(query.ratio)))
         weights = query.step_weights.flatten(1).unsqueeze(1)
-        bent = fisher_product(self.arch, query.params, query.passed, weights, moved)
-        return flatten(self._pull(part, at, bent), 1)
+        bent = fisher_product(self.arch, query.passed, weights, moved)
+        return self._pull(part, at, bent).rows()
 
     def factors(self, at: Activations) -> kfac.Factors:
         """The Kronecker factors of F."""
         weights = at.query.step_weights.flatten(1).unsqueeze(1)
-        return kfac.factors(self.arch, at.query.params, at.query.passed, weights)
+        return kfac.factors(self.arch, at.query.passed, weights)
 
-    def _post_update(
-        self, vector: Tensor, part: MetaBatch[Episodes], taped: bool
-    ) -> tuple[tuple[Tape, ...], Query]:
-        params, tapes = for_tasks(unflatten(vector, self.like), count_tasks(part)), []
-        for episodes in part.support:
-            gradient, tape = policy_gradient(self.arch, params, episodes, taped)
-            params = descend(params, gradient, self.inner.lr)
-            tapes.append(tape)
-        return tuple(tapes), _query(self.arch, params, part.query, taped)
-
-    def _push(self, part: MetaBatch[Episodes], at: Activations, tangent: Params) -> Params:
+    def _push(self, part: MetaBatch[Episodes], at: Activations, tangent: Layered) -> Layered:
         """J · tangent."""
         return self._through(zip(at.tapes, part.support, strict=True), tangent)
 
-    def _pull(self, part: MetaBatch[Episodes], at: Activations, cotangent: Params) -> Params:
+    def _pull(self, part: MetaBatch[Episodes], at: Activations, cotangent: Layered) -> Layered:
         """Jᵀ · cotangent: every factor of J is symmetric, so the factors in reverse order."""
         return self._through(zip(at.tapes[::-1], part.support[::-1], strict=True), cotangent)
 
-    def _through(self, steps: Iterable[tuple[Tape, Episodes]], tangent: Params) -> Params:
+    def _through(self, steps: Iterable[tuple[Tape, Episodes]], tangent: Layered) -> Layered:
         if not self.inner.first_order:
             for tape, episodes in steps:
                 bent = hessian_product(self.arch, tape, episodes, self.estimator, tangent)
-                tangent = descend(tangent, bent, self.inner.lr)
+                tangent = tangent.less(bent, self.inner.lr)
         return tangent
 
 
-def _query(arch: Architecture, params: Params, episodes: Episodes, taped: bool) -> Query:
+def _query(arch: Architecture, params: Layered, episodes: Episodes, taped: bool) -> Query:
     passed = forward(arch, params, episodes.obs.flatten(1, 2), taped)
     mean = passed.mean.mT.reshape(episodes.mean.shape)
     old_std, new_std = episodes.log_std[:, None, None], log_std(arch, params)[:, None, None]
@@ -166,7 +158,7 @@ def _query(arch: Architecture, params: Params, episodes: Episodes, taped: bool) 
         -(ratio * episodes.advantages * weights).sum((-2, -1)),
         (divergence * weights).sum((-2, -1)),
     )
-    return Query(params, passed, ratio, weights, outcome)
+    return Query(passed, ratio, weights, outcome)
 
 
 def objective(
@@ -196,16 +188,19 @@ def objective(
             others are made anew in each, which changes no bit. None: all.
         join: where processes share the tasks, gathers every task's results from them.
     """
-    surrogate, count = Surrogate(arch, estimator, inner, like), joined_count(batch, join)
+    surrogate, ordered = Surrogate(arch, estimator, inner), order(arch, like)
+    count = joined_count(batch, join)
     cut = chunks(count_tasks(batch), together)
     parts = [take(batch, each) for each in cut]
 
     def evaluate(vector: Tensor) -> Outcome:
-        return mean_outcome(mapper(lambda part: surrogate.evaluate(vector, part), parts), join)
+        theta = ordered.layers(vector)
+        return mean_outcome(mapper(lambda part: surrogate.evaluate(theta, part), parts), join)
 
     def linearise(vector: Tensor) -> Linearisation:
+        theta = ordered.layers(vector)
         activations = keep_first(
-            lambda index: surrogate.activations(vector, parts[index]), count_kept(cut, kept)
+            lambda index: surrogate.activations(theta, parts[index]), count_kept(cut, kept)
         )
 
         def derive(index: int) -> tuple[Outcome, Tensor]:
@@ -213,19 +208,20 @@ def objective(
             return at.query.outcome, surrogate.gradient(parts[index], at)
 
         def curvature(tangent: Tensor) -> Tensor:
-            shaped = unflatten(tangent, like)
+            shaped = ordered.layers(tangent)
 
             def product(index: int) -> Tensor:
                 return surrogate.product(parts[index], activations(index), shaped)
 
-            return join(torch.cat(list(mapper(product, range(len(parts)))))).sum(0) / count
+            rows = join(torch.cat(list(mapper(product, range(len(parts))))))
+            return ordered.vector(rows.sum(0)) / count
 
         def precondition(damping: float) -> Callable[[Tensor], Tensor]:
             factors = mapper(lambda index: surrogate.factors(activations(index)), range(len(parts)))
             return kfac.preconditioner(arch, factors, like, damping, join)
 
         outcomes, gradients = zip(*mapper(derive, range(len(parts))), strict=True)
-        gradient = join(torch.cat(gradients)).sum(0) / count
+        gradient = ordered.vector(join(torch.cat(gradients)).sum(0)) / count
         return Linearisation(mean_outcome(outcomes, join), gradient, curvature, precondition)
 
     return Objective(evaluate, linearise)

@@ -3,14 +3,13 @@
 Autograd would build and walk a graph for each of these; here every quantity that does not depend on the tangent is
 computed once (a :class:`Tape`), and each product is the matrix products that remain: Pearlmutter's R-operator.
 
-Everything is batched over C tasks with parameters ``[C, *shape]`` and B = N·T states each. Layer i has the matrix
-M_i = [W_i b_i] ``[C, out, in + 1]`` and maps x_i = [h_i; 1] ``[C, in + 1, B]`` to z_i = M_i x_i and h_{i+1} = a(z_i);
-δ_i is the loss's derivative in z_i; a dot over a symbol is its derivative along the tangent. A bias is a column of M_i,
-so that no pass over the states adds it or sums its gradient.
+Everything is batched over C tasks with parameters of their own (:class:`Layered`) and B = N·T states each. Layer i maps
+x_i = [h_i; 1] ``[C, in + 1, B]`` to z_i = M_i x_i and h_{i+1} = a(z_i); δ_i is the loss's derivative in z_i; a dot over
+a symbol is its derivative along the tangent.
 
 States are columns: a product with W_i then multiplies two matrices as they lie in memory, the fastest form on a CPU.
-A weight's gradient δ_i x_iᵀ is so only with the rows of x_i, which are kept beside its columns where they are used
-again.
+A sum over states, such as a weight's gradient δ_i x_iᵀ, is so only with one of its two factors in rows. What is used
+again is kept both ways: x_i, and δ_i for δ_i ẋ_iᵀ.
 
 Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian", Neural Computation 6(1).
 """
@@ -22,39 +21,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.data import Episodes, Params
+from metarl.data import Episodes
 from metarl.functional.estimators import Estimator, weights
-
-Matrices = tuple[Tensor, ...]
-"""M_i of every layer, or what has their shapes, ``[C, out, in + 1]``."""
-
-
-class Architecture(NamedTuple):
-    """What the closed forms must know of a policy besides its parameters.
-
-    Attributes:
-        depth: number of linear layers.
-        activation: ``relu`` or ``tanh``.
-        min_log_std: lower bound of log σ; below it the derivative in log σ is zero.
-    """
-
-    depth: int
-    activation: str
-    min_log_std: float
+from metarl.functional.layered import Architecture, Layered, free, log_std
 
 
 class Forward(NamedTuple):
     """One forward pass.
 
     Attributes:
-        matrices: M_i.
+        params: M_i and log σ.
         transposed: W_iᵀ, ``[C, in, out]``.
         inputs: x_0 .. x_{depth−1}, each ``[C, in + 1, B]``.
         rows: x_iᵀ, ``[C, B, in + 1]``, where products are to follow; else none.
         mean: the action mean, ``[C, A, B]``.
     """
 
-    matrices: Matrices
+    params: Layered
     transposed: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...]
     rows: tuple[Tensor, ...]
@@ -70,34 +53,40 @@ class Tape(NamedTuple):
 
     Attributes:
         forward: the forward pass, with its rows.
+        top: δ_{depth−1}, ``[C, A, B]``.
         deltas: δ_1 .. δ_{depth−1}, each ``[C, out, B]``.
+        rows: δ_iᵀ of the same, ``[C, B, out]``.
         bends: for tanh, −2 h_i ⊙ ∂loss/∂h_i at i = 1 .. depth−1, ``[C, size, B]``: the part of a''(z) ż that no
             product changes, as a''(z) ż = −2 h ḣ. Empty for relu, whose a'' is zero.
-        standardised: (a − μ)/σ, ``[C, A, B]``.
-        weights: ∂loss/∂log π, ``[C, 1, B]``.
-        inverse_std: 1/σ, ``[C, A, 1]``.
+        score: g = ∂log π/∂μ = (a − μ)/σ², ``[C, A, B]``.
+        excess: ∂log π/∂log σ = ((a − μ)/σ)² − 1, ``[C, A, B]``.
+        precision: w/σ² with w = ∂loss/∂log π, ``[C, A, B]``.
+        second_moment: Σ_b w ((a − μ)/σ)², ``[C, A, 1]``.
         free: 1 where log σ is not below its bound, ``[C, A]``.
     """
 
     forward: Forward
+    top: Tensor
     deltas: tuple[Tensor, ...]
+    rows: tuple[Tensor, ...]
     bends: tuple[Tensor, ...]
-    standardised: Tensor
-    weights: Tensor
-    inverse_std: Tensor
+    score: Tensor
+    excess: Tensor
+    precision: Tensor
+    second_moment: Tensor
     free: Tensor
 
 
-def forward(arch: Architecture, params: Params, obs: Tensor, kept: bool = False) -> Forward:
+def forward(arch: Architecture, params: Layered, obs: Tensor, kept: bool = False) -> Forward:
     """The forward pass of C policies.
 
     Args:
         arch: the policies' architecture.
-        params: ``[C, *shape]``.
+        params: of C policies.
         obs: ``[C, B, O]``.
         kept: whether it is for products, which want its rows.
     """
-    matrices = _matrices(arch, params)
+    matrices = params.matrices
     transposed = tuple(each[:, :, :-1].mT.contiguous() for each in matrices)
     inputs = [_with_ones(obs.new_empty(len(obs), obs.shape[2] + 1, obs.shape[1]))]
     inputs[0][:, :-1] = obs.mT
@@ -108,34 +97,12 @@ def forward(arch: Architecture, params: Params, obs: Tensor, kept: bool = False)
         inputs.append(above)
     mean = torch.bmm(matrices[-1], inputs[-1])
     rows = tuple(each.mT.contiguous() for each in inputs) if kept else ()
-    return Forward(matrices, transposed, tuple(inputs), rows, mean)
+    return Forward(params, transposed, tuple(inputs), rows, mean)
 
 
 def _with_ones(columns: Tensor) -> Tensor:
     columns[:, -1] = 1.0
     return columns
-
-
-def _matrices(arch: Architecture, params: Params) -> Matrices:
-    """M_i = [W_i b_i] of every layer."""
-    names = [f"layers.{i}" for i in range(arch.depth)]
-    return tuple(
-        torch.cat([params[f"{name}.weight"], params[f"{name}.bias"].unsqueeze(2)], dim=2)
-        for name in names
-    )
-
-
-def _named(matrices: Matrices, log_std: Tensor, like: Params) -> Params:
-    """The parts of the matrices and log σ as parameters, in the order of ``like``."""
-    named = {"log_std": log_std}
-    for i, matrix in enumerate(matrices):
-        named[f"layers.{i}.weight"], named[f"layers.{i}.bias"] = matrix[:, :, :-1], matrix[:, :, -1]
-    return {name: named[name] for name in like}
-
-
-def log_std(arch: Architecture, params: Params) -> Tensor:
-    """log σ, bounded below, ``[C, A]``."""
-    return params["log_std"].clamp(min=arch.min_log_std)
 
 
 def _through_activation(arch: Architecture, moved: Tensor, output: Tensor) -> Tensor:
@@ -148,7 +115,7 @@ def _through_activation(arch: Architecture, moved: Tensor, output: Tensor) -> Te
 
 def backward(
     arch: Architecture, passed: Forward, top: Tensor
-) -> tuple[tuple[Tensor, ...], Matrices]:
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Back-propagation of δ_{depth−1} = ``top`` ``[C, A, B]``.
 
     Returns:
@@ -163,109 +130,129 @@ def backward(
     return tuple(deltas), tuple(gradients)
 
 
-def policy_gradient(
-    arch: Architecture, params: Params, episodes: Episodes, taped: bool = False
-) -> tuple[Params, Tape]:
+def policy_gradient(arch: Architecture, params: Layered, episodes: Episodes) -> Layered:
     """∇L(φ) of the inner loss at φ = ``params``; every estimator has this same first derivative.
 
     Args:
         arch: the policy's architecture.
-        params: ``[C, *shape]``.
+        params: of C policies.
         episodes: of the same C tasks.
-        taped: whether the tape is for :func:`hessian_product`; without, it costs nothing.
-
-    Returns:
-        The gradient ``[C, *shape]`` in the order of ``params``, and the tape.
     """
-    passed = forward(arch, params, episodes.obs.flatten(1, 2), taped)
-    per_step = weights(episodes).flatten(1).unsqueeze(1)
-    return likelihood_gradient(arch, params, episodes, passed, per_step)
+    passed = forward(arch, params, episodes.obs.flatten(1, 2))
+    return likelihood_gradient(arch, episodes, passed, weights(episodes))[0]
 
 
-def likelihood_gradient(
-    arch: Architecture, params: Params, episodes: Episodes, passed: Forward, per_step: Tensor
-) -> tuple[Params, Tape]:
-    """Gradient of Σ_t w_t log π_t for weights ``per_step`` ``[C, 1, B]`` held constant.
-
-    Args:
-        arch: the policy's architecture.
-        params: ``[C, *shape]``.
-        episodes: of the same C tasks.
-        passed: :func:`forward` at these parameters and episodes; with rows if the tape is to be used.
-        per_step: w_t.
-
-    Returns:
-        The gradient ``[C, *shape]`` and the tape of this pass.
-    """
+def taped_policy_gradient(
+    arch: Architecture, params: Layered, episodes: Episodes
+) -> tuple[Layered, Tape]:
+    """:func:`policy_gradient`, to the same bits, and the tape for :func:`hessian_product`."""
+    passed, per_step = forward(arch, params, episodes.obs.flatten(1, 2), True), weights(episodes)
+    gradient, deltas = likelihood_gradient(arch, episodes, passed, per_step)
+    per_step = per_step.flatten(1).unsqueeze(1)
     inverse_std = (-log_std(arch, params)).exp().unsqueeze(2)
-    standardised = (episodes.actions.flatten(1, 2).mT - passed.mean).mul_(inverse_std)
-    free = (params["log_std"] >= arch.min_log_std).to(standardised.dtype)
-    deltas, gradients = backward(arch, passed, per_step * standardised * inverse_std)
-    log_std_gradient = (per_step * (standardised.square() - 1.0)).sum(2) * free
+    standardised = _standardised(episodes, passed, inverse_std)
+    squares = standardised.square()
     bends = tuple(
         torch.bmm(passed.transposed[i], deltas[i]).mul_(passed.hidden(i)).mul_(-2.0)
         for i in range(1, arch.depth)
-        if passed.rows and arch.activation == "tanh"
+        if arch.activation == "tanh"
     )
-    tape = Tape(passed, deltas[1:], bends, standardised, per_step, inverse_std, free)
-    return _named(gradients, log_std_gradient, params), tape
+    tape = Tape(
+        passed,
+        deltas[-1],
+        deltas[1:],
+        tuple(each.mT.contiguous() for each in deltas[1:]),
+        bends,
+        standardised.mul_(inverse_std),
+        squares - 1.0,
+        per_step * inverse_std.square(),
+        torch.bmm(squares, per_step.mT),
+        free(arch, params),
+    )
+    return gradient, tape
 
 
-def tangent_forward(arch: Architecture, passed: Forward, tangent: Matrices) -> tuple[Tensor, ...]:
+def _standardised(episodes: Episodes, passed: Forward, inverse_std: Tensor) -> Tensor:
+    """(a − μ)/σ, ``[C, A, B]``."""
+    return (episodes.actions.flatten(1, 2).mT - passed.mean).mul_(inverse_std)
+
+
+def likelihood_gradient(
+    arch: Architecture, episodes: Episodes, passed: Forward, per_step: Tensor
+) -> tuple[Layered, tuple[Tensor, ...]]:
+    """Gradient of Σ_t w_t log π_t for weights held constant.
+
+    Args:
+        arch: the policy's architecture.
+        episodes: of C tasks.
+        passed: :func:`forward` of their observations.
+        per_step: w_t, ``[C, N, T]``.
+
+    Returns:
+        The gradient, and all δ_i ``[C, out, B]``.
+    """
+    per_step = per_step.flatten(1).unsqueeze(1)
+    inverse_std = (-log_std(arch, passed.params)).exp().unsqueeze(2)
+    standardised = _standardised(episodes, passed, inverse_std)
+    deltas, gradients = backward(arch, passed, per_step * standardised * inverse_std)
+    log_std_gradient = (per_step * (standardised.square() - 1.0)).sum(2)
+    return Layered(gradients, log_std_gradient * free(arch, passed.params)), deltas
+
+
+def tangent_forward(arch: Architecture, passed: Forward, tangent: Layered) -> tuple[Tensor, ...]:
     """ḣ_1 .. ḣ_{depth−1} and μ̇, the derivative of every layer along ``tangent``, each ``[C, out, B]``."""
     moved: list[Tensor] = []
     for i, inputs in enumerate(passed.inputs):
-        z = torch.bmm(tangent[i], inputs)
+        z = torch.bmm(tangent.matrices[i], inputs)
         if moved:
-            z.baddbmm_(passed.matrices[i][:, :, :-1], moved[-1])
+            z.baddbmm_(passed.params.matrices[i][:, :, :-1], moved[-1])
         last = i == arch.depth - 1
         moved.append(z if last else _through_activation(arch, z, passed.hidden(i + 1)))
     return tuple(moved)
 
 
 def hessian_product(
-    arch: Architecture, tape: Tape, episodes: Episodes, estimator: Estimator, tangent: Params
-) -> Params:
+    arch: Architecture, tape: Tape, episodes: Episodes, estimator: Estimator, tangent: Layered
+) -> Layered:
     """∇²L(φ) · tangent for the inner loss of ``estimator``, at the tape's parameters.
+
+    With s the tangent of log σ: log π̇ = Σ_a g μ̇ + (e² − 1) s, and ġ = −μ̇/σ² − 2 g s.
 
     Args:
         arch: the policy's architecture.
-        tape: from :func:`policy_gradient`.
+        tape: from :func:`taped_policy_gradient`.
         episodes: the same episodes.
         estimator: which second derivative.
-        tangent: ``[C, *shape]``.
-
-    Returns:
-        ``[C, *shape]``, in the order of ``tangent``.
+        tangent: of C policies.
     """
-    matrices = _matrices(arch, tangent)
-    *moved, mean_moved = tangent_forward(arch, tape.forward, matrices)
-    e, inverse_std = tape.standardised, tape.inverse_std
-    log_std_moved = (tangent["log_std"] * tape.free).unsqueeze(2)
-    e_moved = -(inverse_std * mean_moved + e * log_std_moved)
+    *moved, mean_moved = tangent_forward(arch, tape.forward, tangent)
+    log_std_moved = (tangent.log_std * tape.free).unsqueeze(2)
+    log_prob_moved = (tape.score * mean_moved).sum(1, keepdim=True)
+    log_prob_moved.baddbmm_(log_std_moved.mT, tape.excess)
 
-    log_prob_moved = -(e * e_moved + log_std_moved).sum(1)
     shape = episodes.rewards.shape
     weights_moved = estimator.hessian_product(log_prob_moved.reshape(shape), episodes)
     weights_moved = weights_moved.flatten(1).unsqueeze(1)
 
-    top_moved = inverse_std * (weights_moved * e + tape.weights * (e_moved - e * log_std_moved))
-    products = _tangent_backward(arch, tape, matrices, moved, top_moved)
-    log_std_product = tape.free * (
-        weights_moved * (e.square() - 1.0) + 2.0 * tape.weights * e * e_moved
-    ).sum(2)
-    return _named(products, log_std_product, tangent)
+    delta, twice = tape.top, 2.0 * log_std_moved
+    log_std_product = torch.bmm(tape.excess, weights_moved.mT)
+    log_std_product -= 2.0 * (delta * mean_moved).sum(2, keepdim=True) + twice * tape.second_moment
+    top_moved = (tape.score * weights_moved).addcmul_(delta, twice, value=-1.0)
+    top_moved.addcmul_(tape.precision, mean_moved, value=-1.0)
+
+    products = _tangent_backward(arch, tape, tangent, moved, top_moved)
+    return Layered(products, log_std_product.squeeze(2) * tape.free)
 
 
 def _tangent_backward(
-    arch: Architecture, tape: Tape, tangent: Matrices, moved: list[Tensor], delta_moved: Tensor
-) -> Matrices:
+    arch: Architecture, tape: Tape, tangent: Layered, moved: list[Tensor], delta_moved: Tensor
+) -> tuple[Tensor, ...]:
     """The derivative along ``tangent`` of :func:`backward`'s gradients."""
     passed, products = tape.forward, [torch.bmm(delta_moved, tape.forward.rows[-1])]
     for i in reversed(range(1, arch.depth)):
-        products[0][:, :, :-1] += torch.bmm(tape.deltas[i - 1], moved[i - 1].mT)
+        products[0][:, :, :-1] += torch.bmm(moved[i - 1], tape.rows[i - 1]).mT
         below = torch.bmm(passed.transposed[i], delta_moved)
-        below.baddbmm_(tangent[i][:, :, :-1].mT.contiguous(), tape.deltas[i - 1])
+        below.baddbmm_(tangent.matrices[i][:, :, :-1].mT.contiguous(), tape.deltas[i - 1])
         delta_moved = _through_activation(arch, below, passed.hidden(i))
         if arch.activation == "tanh":
             delta_moved.addcmul_(tape.bends[i - 1], moved[i - 1])
@@ -274,25 +261,20 @@ def _tangent_backward(
 
 
 def fisher_product(
-    arch: Architecture, params: Params, passed: Forward, step_weights: Tensor, tangent: Params
-) -> Params:
+    arch: Architecture, passed: Forward, step_weights: Tensor, tangent: Layered
+) -> Layered:
     """F · tangent, F the Fisher matrix: the Hessian of Σ_t w_t KL(old ‖ π_φ) at φ = old.
 
     F = Σ_t w_t (∂μ_t)ᵀ σ⁻² ∂μ_t for the mean's parameters and 2 Σ_t w_t for log σ; no block joins the two.
 
     Args:
         arch: the policy's architecture.
-        params: φ, ``[C, *shape]``.
         passed: :func:`forward` at φ, with rows.
         step_weights: w_t, ``[C, 1, B]``.
-        tangent: ``[C, *shape]``.
-
-    Returns:
-        ``[C, *shape]``.
+        tangent: of C policies.
     """
-    mean_moved = tangent_forward(arch, passed, _matrices(arch, tangent))[-1]
-    precision = (-2.0 * log_std(arch, params)).exp().unsqueeze(2)
+    mean_moved = tangent_forward(arch, passed, tangent)[-1]
+    precision = (-2.0 * log_std(arch, passed.params)).exp().unsqueeze(2)
     _, products = backward(arch, passed, mean_moved.mul_(precision).mul_(step_weights))
-    free = (params["log_std"] >= arch.min_log_std).to(precision.dtype)
-    log_std_product = 2.0 * step_weights.sum(2) * free * tangent["log_std"]
-    return _named(products, log_std_product, tangent)
+    log_std_product = 2.0 * step_weights.sum(2) * free(arch, passed.params) * tangent.log_std
+    return Layered(products, log_std_product)

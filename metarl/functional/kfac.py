@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from metarl.data import Params
-from metarl.functional.gaussian_mlp import Architecture, Forward, log_std
+from metarl.functional.gaussian_mlp import Forward
+from metarl.functional.layered import Architecture, log_std
 from metarl.functional.params import flatten, unflatten
 from metarl.functional.tasks import Join, alone
 
@@ -34,37 +35,34 @@ class Factors(NamedTuple):
     tasks: int
 
 
-def factors(arch: Architecture, params: Params, passed: Forward, step_weights: Tensor) -> Factors:
+def factors(arch: Architecture, passed: Forward, step_weights: Tensor) -> Factors:
     """The factors of C tasks, summed over those tasks.
 
     The expectation over actions is exact: every component of the action is propagated back.
 
     Args:
         arch: the policy's architecture.
-        params: ``[C, *shape]``.
-        passed: the forward pass there, of B states.
+        passed: the forward pass of B states.
         step_weights: weight of each state, ``[C, 1, B]``.
     """
     thinned = [each[:, :, ::STRIDE].contiguous() for each in passed.inputs]
     shares = step_weights[:, :, ::STRIDE]
     shares = shares / shares.sum(2, keepdim=True).clamp(min=1e-30)
     inputs = [((shares * each) @ each.mT).double().sum(0) for each in thinned]
-    derivatives = _output_derivatives(arch, params, passed.transposed, thinned)
+    derivatives = _output_derivatives(arch, passed, thinned)
     shares = shares.repeat(1, 1, passed.mean.shape[1])
     outputs = [((shares * each) @ each.mT).double().sum(0) for each in derivatives]
     return Factors(tuple(inputs), tuple(outputs), len(shares))
 
 
-def _output_derivatives(
-    arch: Architecture, params: Params, transposed: tuple[Tensor, ...], inputs: list[Tensor]
-) -> list[Tensor]:
+def _output_derivatives(arch: Architecture, passed: Forward, inputs: list[Tensor]) -> list[Tensor]:
     """σ_a⁻¹ ∂μ_a/∂z_i of each layer i, ``[C, out, A·B]``, the B states of one action after another."""
-    inverse_std = torch.diag_embed((-log_std(arch, params)).exp())
+    inverse_std = torch.diag_embed((-log_std(arch, passed.params)).exp())
     result = [inverse_std.repeat_interleave(inputs[0].shape[2], dim=2)]
     for i in reversed(range(1, arch.depth)):
         hidden = inputs[i][:, :-1]
         slope = hidden.sign() if arch.activation == "relu" else 1.0 - hidden.square()
-        below = transposed[i] @ result[0]
+        below = passed.transposed[i] @ result[0]
         result.insert(0, below.mul_(slope.repeat(1, 1, inverse_std.shape[1])))
     return result
 

@@ -15,7 +15,8 @@ from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional import closed_form, objectives
 from metarl.functional.adapt import InnerUpdate, inner_step
 from metarl.functional.estimators import ESTIMATORS
-from metarl.functional.gaussian_mlp import Architecture, policy_gradient
+from metarl.functional.gaussian_mlp import policy_gradient
+from metarl.functional.layered import Architecture, layered, named, order
 from metarl.functional.objectives import Objective, TaskObjective
 from metarl.functional.params import (
     descend,
@@ -173,7 +174,8 @@ class RLProblem:
         def step(part: slice) -> Params:
             chosen, data = take(params, part), take(episodes, part)
             if self.arch is not None:
-                return descend(chosen, policy_gradient(self.arch, chosen, data)[0], rates)
+                gradient = policy_gradient(self.arch, layered(self.arch, chosen), data)
+                return descend(chosen, named(gradient, chosen), rates)
             loss = objectives.inner_loss(self._act, self.estimator)
             names = self.adaptation.update.names
             update = lambda one, its: inner_step(one, its, loss, rates, names=names)  # noqa: E731
@@ -290,8 +292,9 @@ class RLProblem:
             outcome = lambda leaf: task_objective(unflatten_meta(leaf, meta), *data)  # noqa: E731
             held: object = objectives.kl_slope(outcome, vector)
         else:
-            surrogate = closed_form.Surrogate(self.arch, self.estimator, update, meta.theta)
-            held = surrogate.activations(vector, take(batch, slice(0, 1)))
+            surrogate = closed_form.Surrogate(self.arch, self.estimator, update)
+            theta = order(self.arch, meta.theta).layers(vector)
+            held = surrogate.activations(theta, take(batch, slice(0, 1)))
         return max(1, memory.budget(self.device) // memory.size(held, besides=batch))
 
     def _parts(self, tasks: int) -> list[slice]:

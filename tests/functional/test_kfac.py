@@ -7,7 +7,8 @@ import support
 import torch
 
 from metarl.functional import kfac
-from metarl.functional.gaussian_mlp import Architecture, forward
+from metarl.functional.gaussian_mlp import forward
+from metarl.functional.layered import Architecture, layered
 from metarl.functional.params import flatten, unflatten
 
 TASKS, STATES, OBS, ACTIONS, HIDDEN = 2, 40, 3, 2, (5, 4)
@@ -52,7 +53,7 @@ def dense_factors(params, obs, weights, task, layer):
 
 def test_the_factors_are_second_moments_of_inputs_and_output_derivatives(case):
     params, obs, weights = case
-    found = kfac.factors(ARCH, params, forward(ARCH, params, obs), weights)
+    found = kfac.factors(ARCH, forward(ARCH, layered(ARCH, params), obs), weights)
     assert found.tasks == TASKS
     for layer in range(3):
         parts = [dense_factors(params, obs, weights, task, layer) for task in range(TASKS)]
@@ -64,7 +65,7 @@ def test_the_factors_are_second_moments_of_inputs_and_output_derivatives(case):
 def test_the_preconditioner_inverts_the_damped_kronecker_products(case, damping):
     params, obs, weights = case
     like = {name: value[0] for name, value in params.items()}
-    found = kfac.factors(ARCH, params, forward(ARCH, params, obs), weights)
+    found = kfac.factors(ARCH, forward(ARCH, layered(ARCH, params), obs), weights)
     apply = kfac.preconditioner(ARCH, [found], like, damping)
     vector = support.normal(40, flatten(like).numel())
     solved, given = unflatten(apply(vector), like), unflatten(vector, like)
@@ -88,7 +89,7 @@ def test_the_factors_of_chunks_add_up_to_those_of_all_tasks(case):
 
     def part(chosen):
         own = {name: value[chosen] for name, value in params.items()}
-        return kfac.factors(ARCH, own, forward(ARCH, own, obs[chosen]), weights[chosen])
+        return kfac.factors(ARCH, forward(ARCH, layered(ARCH, own), obs[chosen]), weights[chosen])
 
     whole = kfac.preconditioner(ARCH, [part(slice(None))], like, 0.1)
     parts = kfac.preconditioner(ARCH, [part(slice(i, i + 1)) for i in range(TASKS)], like, 0.1)

@@ -50,7 +50,7 @@ def forms(net):
     return found | ({"stacked": net.stacked} if hasattr(net, "stacked") else {})
 
 
-def meta_gradient(net, shape, form, steps=2):
+def meta_gradient(net, shape, form, steps=5):
     """Loss and MAML's gradient by one form of the network."""
     theta = {name: value.clone() for name, value in net.named_parameters()}
     rule = Rule(form, LOSSES["cross_entropy"], InnerUpdate(0.3))
@@ -82,8 +82,15 @@ def test_every_form_gives_the_same_predictions_and_meta_gradient(name):
             support.close(part, expected, 1e-12)
 
 
+def standardised(x):
+    """By the mean and the biased variance of every feature."""
+    dims = (0, *range(2, x.ndim))
+    variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
+    return (x - mean) / (variance + EPSILON).sqrt()
+
+
 @pytest.mark.parametrize("shape", [(7, 3), (4, 3, 5, 2)])
-def test_normalisation_is_torchs_on_the_batch_at_hand(shape):
+def test_normalisation_is_its_definition_and_torchs(shape):
     norm, x = BatchNorm(3).double(), support.normal(0, *shape)
     with torch.no_grad():
         norm.scale.copy_(support.normal(1, 3))
@@ -92,6 +99,30 @@ def test_normalisation_is_torchs_on_the_batch_at_hand(shape):
         x, None, None, norm.scale, norm.shift, training=True, eps=EPSILON
     )
     support.close(norm(x), expected, 1e-13)
+    places = (3,) + (1,) * (x.ndim - 2)
+    defined = standardised(x) * norm.scale.view(places) + norm.shift.view(places)
+    support.close(norm(x), defined, 1e-13)
+
+
+@pytest.mark.parametrize("strategy", ["loop", "vmap"])
+def test_the_second_derivative_of_a_normalisation_is_that_of_its_definition(strategy):
+    weight, x = (support.normal(seed, M, 5, 3, 4, 2) for seed in (0, 1))
+    norm = BatchNorm(3).double()
+
+    def bent(normalise):
+        def inner(x, weight):
+            return (normalise(x).relu() * weight).sum() + normalise(x).pow(3).mean()
+
+        def outer(x, weight):
+            moved = x
+            for _ in range(5):
+                moved = moved - 0.1 * torch.func.grad(inner)(moved, weight)
+            return inner(moved, weight)
+
+        return torch.func.grad(outer)
+
+    found = over_tasks(bent(norm), x, weight, strategy=strategy)
+    support.close(found, over_tasks(bent(standardised), x, weight, strategy="loop"), 1e-11)
 
 
 def test_the_gru_is_torchs():
