@@ -29,7 +29,8 @@ from metarl.problems.rl import RLProblem
 from metarl.resources import resolve_threads
 from metarl.schema import Config
 from metarl.seeding import Key, Stream, generator
-from metarl.train import Training, meta_iteration
+from metarl.train import meta_iteration
+from metarl.training import Training
 
 PARTS = ("physics", "update", "iteration")
 WORLDS, CPU_WORLDS, QUICK_WORLDS = (800, 4_000, 16_000, 65_536), (800, 4_000), (2, 4)

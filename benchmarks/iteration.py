@@ -19,7 +19,8 @@ from metarl.functional.params import flatten_meta, unflatten_meta
 from metarl.functional.trpo import TrustRegion
 from metarl.schema import Config
 from metarl.seeding import Stream, generator
-from metarl.train import Training, meta_iteration
+from metarl.train import meta_iteration
+from metarl.training import Training
 
 OURS, PLAIN = "ours", "ours, plain CG"
 PARTS = ("split", "growth", "published")

@@ -24,7 +24,8 @@ from measuring.scaling import Cluster, Model, Traffic
 
 from metarl.ranks import Alone, connected
 from metarl.schema import Config
-from metarl.train import Training, meta_iteration
+from metarl.train import meta_iteration
+from metarl.training import Training
 
 BIG = 4_000_000
 CLUSTERS = (

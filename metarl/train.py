@@ -16,6 +16,7 @@ from typing import Any
 from metarl import config
 from metarl.ranks import ALONE, Alone, Unrecorded, connected, silence
 from metarl.schema import Config, config_of
+from metarl.training import Training
 
 
 def parser() -> argparse.ArgumentParser:
@@ -172,74 +173,6 @@ def resume(path: Path, settings: Config, ranks: Alone = ALONE) -> int:
         reopen = lambda: runs.Run.reopen(path, training.iteration, settings)  # noqa: E731
         with ranks.on_first(reopen, Unrecorded) as run:
             return train(training, run)
-
-
-class Training:
-    """What training changes: meta-parameters, outer step, counters. Saved whole, restored whole.
-
-    Args:
-        settings: the configuration.
-        ranks: the processes that share the tasks; what they hold of this is the same.
-    """
-
-    def __init__(self, settings: Config, ranks: Alone = ALONE) -> None:
-        import torch
-
-        from metarl.building import make_outer, make_problem
-        from metarl.resources import resolve_device, resolve_threads
-        from metarl.seeding import Stream, generator
-
-        # The matrices of one task are small: threads over tasks are faster than threads inside a product.
-        torch.set_num_threads(1)
-        self.settings, self.ranks = settings, ranks
-        self.device = resolve_device(settings.device)
-        self.threads = resolve_threads(settings.threads)
-        self.problem = make_problem(settings, self.device, self.threads)
-        self.outer = make_outer(settings)
-        self.meta = self.problem.initial_meta(generator(settings.seed, Stream.INITIALISATION))
-        self.iteration = 0
-        self.env_steps = 0
-
-    def __enter__(self) -> Training:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.problem.close()
-
-    def save(self, run: Any, score: float | None) -> None:
-        """Write a checkpoint of this moment."""
-        run.save_checkpoint(self.iteration, *self._contents(), score)
-
-    def fingerprint(self) -> str:
-        """A few letters that change with any bit of what is learned."""
-        from metarl.metastate import fingerprint
-
-        return fingerprint(self._contents()[0])
-
-    def spread(self) -> None:
-        """Take over what the first process has restored."""
-        from metarl.checkpoints import Checkpoint, pack, unpack
-
-        moment = lambda: Checkpoint(Path(), self.iteration, *self._contents(), None)  # noqa: E731
-        told = self.ranks.from_first(moment, pack, unpack)
-        if not self.ranks.first:
-            self.restore(told)
-
-    def _contents(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Tensors and plain values of a checkpoint."""
-        from metarl.metastate import meta_to_tensors, outer_to_tensors
-
-        memory, values = self.outer.state()
-        tensors = meta_to_tensors(self.meta) | outer_to_tensors(memory)
-        return tensors, {"env_steps": self.env_steps, "outer": values}
-
-    def restore(self, checkpoint: Any) -> None:
-        """Continue from a checkpoint; CheckpointError, and nothing changed, where it does not fit."""
-        from metarl.metastate import meta_from_tensors, restore_outer
-
-        meta = meta_from_tensors(checkpoint.tensors, self.meta)
-        self.env_steps = restore_outer(self.outer, checkpoint, meta, self.device)
-        self.meta, self.iteration = meta, checkpoint.iteration
 
 
 def train(training: Training, run: Any) -> int:

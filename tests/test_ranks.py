@@ -26,7 +26,8 @@ from metarl.outer import Adam, Descent, Schedule
 from metarl.problems.protocol import Share
 from metarl.processes import RankShare
 from metarl.ranks import ALONE, connected, own_gpu
-from metarl.train import Training, main, meta_iteration
+from metarl.train import main, meta_iteration
+from metarl.training import Training
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

@@ -13,7 +13,8 @@ from typing import Any
 from measuring import rounds, sizes, stages
 from metarl.problems.rl import RLProblem
 from metarl.schema import Config
-from metarl.train import Training, meta_iteration
+from metarl.train import meta_iteration
+from metarl.training import Training
 
 
 def measure(

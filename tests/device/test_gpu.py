@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from metarl import config
-from metarl.train import Training, meta_iteration
+from metarl.train import meta_iteration
+from metarl.training import Training
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parent.parent.parent
