@@ -175,7 +175,7 @@ def _network(
             assert outputs is not None
             return GRU(input_shape, outputs, network.hidden_size, generator)
         sizes = network.filters, network.blocks, network.downsampling
-        return Conv(input_shape, outputs, *sizes, generator)
+        return Conv(input_shape, outputs, *sizes, network.initialisation, generator)
 
     return make
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metarl.nets.layers import BatchNorm, initialise
+from metarl.nets.layers import BatchNorm, Initialisation, initialise
 
 Downsampling = Literal["stride", "pool"]
 
@@ -33,7 +33,8 @@ class Conv(nn.Module):
         filters: F of each block.
         blocks: how many.
         downsampling: ``stride`` or ``pool``.
-        generator: source of the initial weights, Xavier-uniform.
+        initialisation: of the weights. Biases start at 0.
+        generator: source of the initial weights.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Conv(nn.Module):
         filters: int = 64,
         blocks: int = 4,
         downsampling: Downsampling = "stride",
+        initialisation: Initialisation = "xavier_uniform",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class Conv(nn.Module):
             self.head = nn.utils.skip_init(nn.Linear, self.features, outputs)
         for layer in (*convs, self.head):
             if layer is not None:
-                initialise(layer, "xavier_uniform", generator)
+                initialise(layer, initialisation, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (or features) of N images, normalised by the statistics of these N."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from metarl.nets.layers import BatchNorm, batch_norm, initialise
-
-Initialisation = Literal["xavier_uniform", "truncated_normal"]
+from metarl.nets.layers import BatchNorm, Initialisation, batch_norm, initialise
 
 
 class MLP(nn.Module):
@@ -28,7 +25,7 @@ class MLP(nn.Module):
         outputs: size of the prediction; None: no last layer.
         hidden_sizes: width of each hidden layer.
         normalised: normalise each hidden layer by its batch's statistics, whatever batch that is.
-        initialisation: of the weights; ``truncated_normal`` is N(0, 0.01²) cut at two deviations. Biases start at 0.
+        initialisation: of the weights. Biases start at 0.
         generator: source of the initial weights.
     """
 

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from metarl.schema.base import Count, Counts, Positive, Section, impossible
 
+Initialisation = Literal["xavier_uniform", "fan_in_uniform", "truncated_normal"]
+
 
 class GaussianMLP(Section):
     """The policy: a multilayer perceptron and a Gaussian of state-independent deviation."""
@@ -37,8 +39,8 @@ class MLP(Section):
     """Units of each hidden layer; an empty list is a linear map."""
     normalisation: Literal["none", "batch"] = "none"
     """Of the hidden layers; batch: by the statistics of the batch at hand, query included."""
-    initialisation: Literal["xavier_uniform", "truncated_normal"] = "xavier_uniform"
-    """Of the weights; truncated_normal: of deviation 0.01, as in the original code."""
+    initialisation: Initialisation = "xavier_uniform"
+    """Of the weights: xavier_uniform; fan_in_uniform: U(+-1/sqrt(inputs)), torch's own; truncated_normal: of 0.01."""
 
     @property
     def transductive(self) -> bool:
@@ -57,6 +59,8 @@ class Conv(Section):
     """Blocks, each of which halves the image."""
     downsampling: Literal["stride", "pool"] = "stride"
     """How: by a stride of 2 and a mean over positions at the end, or by 2x2 max-pooling."""
+    initialisation: Initialisation = "xavier_uniform"
+    """Of the weights: xavier_uniform; fan_in_uniform: U(+-1/sqrt(inputs)), torch's own; truncated_normal: of 0.01."""
 
     @property
     def transductive(self) -> bool:

@@ -24,8 +24,8 @@ M = 3
 NETS = {
     "mlp": (lambda g: MLP((2,), 3, (5, 4), generator=g), (2,)),
     "normalised mlp": (lambda g: MLP((1, 2, 2), 3, (5, 4), True, generator=g), (1, 2, 2)),
-    "strided conv": (lambda g: Conv((1, 6, 6), 3, 4, 2, "stride", g), (1, 6, 6)),
-    "pooled conv": (lambda g: Conv((2, 5, 5), 3, 3, 2, "pool", g), (2, 5, 5)),
+    "strided conv": (lambda g: Conv((1, 6, 6), 3, 4, 2, "stride", generator=g), (1, 6, 6)),
+    "pooled conv": (lambda g: Conv((2, 5, 5), 3, 3, 2, "pool", generator=g), (2, 5, 5)),
     "gru": (lambda g: GRU((2,), 3, 4, g), (2,)),
 }
 
@@ -173,6 +173,12 @@ def test_initial_weights():
     xavier = MLP((50,), 1, (400,), generator=support.random_generator(1)).layers[0].weight.detach()
     bound = (6 / 450) ** 0.5
     assert 0.95 * bound < float(xavier.abs().max()) <= bound
+    conv = Conv(
+        (1, 8, 8), 5, initialisation="fan_in_uniform", generator=support.random_generator(1)
+    )
+    for layer, inputs in ((conv.convs[0], 9), (conv.convs[1], 9 * 64), (conv.head, 64)):
+        assert 0.95 < float(layer.weight.detach().abs().max()) * inputs**0.5 <= 1.0
+        assert not layer.bias.any()
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -192,8 +192,8 @@ def test_a_learned_update_lowers_the_loss_after_its_steps():
     ("whole", "bare"),
     [
         (lambda o, g: MLP((4,), o, (5, 3), True, generator=g), "layers.2"),
-        (lambda o, g: Conv((1, 8, 8), o, 3, 2, "pool", g), "head"),
-        (lambda o, g: Conv((1, 8, 8), o, 3, 2, "stride", g), "head"),
+        (lambda o, g: Conv((1, 8, 8), o, 3, 2, "pool", generator=g), "head"),
+        (lambda o, g: Conv((1, 8, 8), o, 3, 2, "stride", generator=g), "head"),
     ],
 )
 def test_an_embedding_is_the_network_without_its_last_layer(whole, bare):
