@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 MISTAKE, INTERRUPTED, TERMINATED, PIPE_CLOSED = 2, 130, 143, 141
+LONGEST = 300
+"""Characters of a message that a stranger wrote."""
+GRACE = 3.0
+"""Seconds that a call of an environment has to return once the process shall end."""
 EXPECTED = {
     "metarl.config": ("ConfigError",),
     "metarl.runs": ("RunError",),
@@ -54,15 +60,20 @@ def run_command(body: Callable[[], int], traceback: bool = False) -> int:
         Ctrl-C; 143 after SIGTERM, unless the body handles it; 141 when nobody reads the output.
     """
     _open_what_is_closed()
-    before, stdout = signal.signal(signal.SIGTERM, _terminate), sys.stdout
+    stdout = sys.stdout
     sys.stdout = _Output(stdout)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end_at_once)}
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # a job of a script ignores it
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, end_at_once)
     try:
         code = body()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
-    except Terminated:
-        return _say("terminated", TERMINATED)
+    except KeyboardInterrupt as error:
+        return _say(str(error) or "interrupted", INTERRUPTED)
+    except Terminated as error:
+        return _say(str(error) or "terminated", TERMINATED)
     except LostOutputError as error:
         # What is still buffered cannot be written either: without this the interpreter complains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
@@ -77,7 +88,8 @@ def run_command(body: Callable[[], int], traceback: bool = False) -> int:
         return code
     finally:
         sys.stdout = stdout
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_expected(error: BaseException) -> bool:
@@ -91,6 +103,44 @@ def is_expected(error: BaseException) -> bool:
             for name in names
         ),
     )
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def foreign(error: BaseException) -> str:
+    """The same of an exception that a stranger's code raised: with its type, and cut where it is long."""
+    kind, text = type(error).__name__, one_line(error)
+    whole = kind if text == kind else f"{kind}: {text}"
+    return whole if len(whole) <= LONGEST else f"{whole[: LONGEST - 3]}..."
+
+
+def end_at_once(number: int, _frame: FrameType | None = None) -> NoReturn:
+    """Handle SIGINT or SIGTERM: raise, and name the call of an environment that is open, if there is one.
+
+    What is raised unwinds this thread. A call that swallows it, or that another thread is in, gets `GRACE` seconds:
+    then the process ends as it is.
+    """
+    interrupted = number == signal.SIGINT
+    sentence, code = ("interrupted", INTERRUPTED) if interrupted else ("terminated", TERMINATED)
+    failures = sys.modules.get("metarl.failures")  # who has not loaded it steps no environment
+    call = failures.Naming.longest_open() if failures else None
+    if call:
+        sentence += f" in environment {call.place()}"
+        leave = threading.Thread(target=_leave_if_open, args=(call, sentence, code), daemon=True)
+        leave.start()
+    raise KeyboardInterrupt(sentence) if interrupted else Terminated(sentence)
+
+
+def _leave_if_open(call: Any, sentence: str, code: int) -> None:
+    time.sleep(GRACE)
+    if call.is_open:
+        with suppress(Exception):
+            sys.stdout.flush()
+        _say(sentence, code)
+        os._exit(code)
 
 
 class _Output:
@@ -126,10 +176,6 @@ def _open_what_is_closed() -> None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - it replaces one that stays open
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
-
-
 def _say(sentence: str, code: int) -> int:
-    print(f"metarl: {sentence}", file=sys.stderr)
+    print(f"metarl: {sentence}", file=sys.stderr, flush=True)
     return code

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from metarl.errors import foreign
 from metarl.nonfinite import NonFiniteError
 
 
@@ -47,14 +48,31 @@ class Naming:
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
         Naming.open.pop(id(self), None)
-        if isinstance(error, Exception) and not isinstance(error, EnvironmentFailureError):
-            slot = getattr(error, "slot", None) if self.slot is None else self.slot
-            message = f"environment {self.place(slot)}: {type(error).__name__}: {error}"
-            raise EnvironmentFailureError(message, slot) from error
+        if isinstance(error, EnvironmentFailureError):
+            return
+        # An environment that calls sys.exit must not end training as if it were done.
+        if isinstance(error, (Exception, SystemExit)):
+            if self.slot is None:
+                self.slot = getattr(error, "slot", None)
+            message = f"environment {self.place()}: {foreign(error)}"
+            raise EnvironmentFailureError(message, self.slot) from error
 
-    def place(self, slot: int | None) -> str:
+    @property
+    def is_open(self) -> bool:
+        """Whether the call has not returned."""
+        return id(self) in Naming.open
+
+    def place(self) -> str:
         """The environment, the slot if it is known, and the step."""
-        return f"{name_of(self.env)}{'' if slot is None else f', slot {slot}'}, {self.where}"
+        slot = "" if self.slot is None else f", slot {self.slot}"
+        return f"{name_of(self.env)}{slot}, {self.where}"
+
+    @staticmethod
+    def longest_open() -> Naming | None:
+        """Of the calls that have not returned, the one that was begun first, with its slot if that is known."""
+        calls = list(Naming.open.copy().values())
+        # A call of a slot is within the call of its vector environment.
+        return next((call for call in reversed(calls) if call.env is calls[0].env), None)
 
 
 def name_of(env: Any) -> str:

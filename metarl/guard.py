@@ -99,7 +99,7 @@ class Guard:
     def _blame(
         self, wrong: str, meta: Meta, batch: MetaBatch[Any], variant: Variant
     ) -> NonFiniteError:
-        """Which tasks by themselves have a loss or a gradient that is not finite."""
+        """Which tasks by themselves have a loss, a gradient or a gradient's norm that is not finite."""
         try:
             self._share.agree(lambda: self._check_alone(meta, batch, variant))
         except NonFiniteError as error:
@@ -117,7 +117,13 @@ class Guard:
             single = take(batch, slice(row, row + 1))
             alone = self.problem.objective(meta, single, variant, self.iteration)
             start = alone.linearise(vector)
-            for name, values in (("loss", start.outcome.loss), ("gradient", start.gradient)):
+            quantities = {
+                "loss": start.outcome.loss,
+                "gradient": start.gradient,
+                # Its squares overflow long before it does.
+                "the gradient's norm": start.gradient.norm(),
+            }
+            for name, values in quantities.items():
                 if not values.isfinite().all():
                     blamed.setdefault(self._share.first + row, name)
         if blamed:

@@ -217,13 +217,13 @@ class Vigil:
         now, progress = time.monotonic(), (self._exchanges, Naming.begun)
         if progress != self._progress:
             self._progress, self._moved = progress, now
-        calls = list(Naming.open.copy().values())
+        call = Naming.longest_open()
         sign = Sign(
             self._signs[self.rank].beat + 1,
             self._exchanges,
             now - self._moved,
             self._longest,
-            calls[-1].place(calls[-1].slot) if calls else "",
+            call.place() if call else "",
             self.excused,
             self._done,
         )

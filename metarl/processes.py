@@ -26,7 +26,14 @@ from torch.distributed.rendezvous import rendezvous
 from torch.utils import _pytree as pytree
 
 from metarl import system
-from metarl.errors import MISTAKE, Terminated, UserError, is_expected, run_command
+from metarl.errors import (
+    MISTAKE,
+    Terminated,
+    UserError,
+    is_expected,
+    one_line,
+    run_command,
+)
 from metarl.liveness import BEAT, RankEndedError, Vigil
 from metarl.nonfinite import NonFiniteError
 from metarl.problems.protocol import Found, Share
@@ -203,7 +210,7 @@ class Ranks(Alone):
         if isinstance(error, Terminated):
             self.vigil.find_cause()  # torchrun ends the others when one has ended
         mine = not isinstance(error, RankEndedError) and self.vigil.report(
-            self.rank, f"ended: {_one_line(error)}", said=True
+            self.rank, f"ended: {one_line(error)}", said=True
         )
         end = self.vigil.end
         assert end is not None
@@ -233,7 +240,7 @@ class Ranks(Alone):
             work.wait()
         except RuntimeError as error:
             self.vigil.find_cause()
-            self.vigil.report(self.rank, f"has lost the others ({_one_line(error)})")
+            self.vigil.report(self.rank, f"has lost the others ({one_line(error)})")
             self.vigil.check()
         self.vigil.end_wait()
         return found
@@ -257,7 +264,7 @@ def connect() -> Ranks:
         ranks = Ranks(dist.group.WORLD, mine, rank, size)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"rank {rank} of {size} cannot meet the others at {place} ({_one_line(error)}); start "
+            f"rank {rank} of {size} cannot meet the others at {place} ({one_line(error)}); start "
             "as many processes as torchrun was told, with one --master-addr that all hosts reach."
         ) from error
     return ranks
@@ -267,7 +274,3 @@ def _bytes_of(leaf: Tensor) -> Tensor:
     """``[n, ...] -> [n, B]``, the same bytes."""
     flat = leaf.flatten(1) if leaf.ndim > 1 else leaf.unsqueeze(1)
     return flat.contiguous().view(torch.uint8)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

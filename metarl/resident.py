@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from metarl import conformance
 from metarl.data import Params
 from metarl.failures import Naming
 from metarl.sampler import Sampler, Wave, by_columns
@@ -32,19 +34,22 @@ class ResidentSampler(Sampler):
         tasks: np.ndarray,
         seeds: np.ndarray,
         wave: Wave,
-        check_own: Callable[[], None],
+        check_own: Callable[[Mapping[str, Tensor]], None],
     ) -> None:
         slots, kept_as = len(tasks) * self.episodes, wave.obs.dtype
+        form = (slots,), conformance.shape_of(env.single_observation_space), torch.as_tensor
         params = by_columns(params)
         options = {"task": np.repeat(tasks, self.episodes, axis=0)}
         with Naming(env, "reset"):
-            obs, _ = env.reset(seed=seeds.reshape(-1).tolist(), options=options)
+            returned = env.reset(seed=seeds.reshape(-1).tolist(), options=options)
+            obs = conformance.of_reset(returned, *form)
         told = torch.from_numpy(tasks).to(self.device, kept_as)
         active = torch.ones(slots, dtype=torch.bool, device=self.device)
         for t in range(self.horizon):
             action, log_std = self._act(params, obs.to(kept_as), told, wave, t)
             with Naming(env, f"step {t}"):
-                obs, reward, terminated, truncated, _ = env.step(action)
+                found = conformance.of_step(env.step(action), *form)
+            obs, reward, terminated, truncated = found
             # Where it has ended a reward may be anything, NaN too.
             counted = torch.where(active, reward, torch.zeros_like(reward))
             wave.mask[:, :, t] = active.view(len(tasks), -1)

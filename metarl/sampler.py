@@ -8,7 +8,8 @@ are: noise and seeds are drawn per task, before the tasks are shared out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from metarl import conformance
 from metarl.data import Params
 from metarl.failures import EnvironmentFailureError, Naming, name_of, with_task
 from metarl.functional.tasks import Mapper, take
@@ -64,8 +66,8 @@ class LoopVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_action_space = self.envs[0].action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        shape = (self.num_envs, *self.single_observation_space.shape)  # type: ignore[misc]
-        self._obs = np.zeros(shape, dtype=np.float64)
+        self._shape = conformance.shape_of(self.single_observation_space)
+        self._obs = np.zeros((self.num_envs, *self._shape), dtype=np.float64)
         self._ended = np.ones((2, self.num_envs), dtype=bool)
         self._step = 0
 
@@ -80,7 +82,8 @@ class LoopVectorEnv(VectorEnv[Any, Any, Any]):
             with Naming(self, "reset", slot):
                 if task is not None:
                     env.unwrapped.set_task(task)  # type: ignore[attr-defined]
-                self._put(slot, env.reset(seed=None if seed is None else int(seed[slot]))[0])
+                returned = env.reset(seed=None if seed is None else int(seed[slot]))
+                self._obs[slot] = conformance.of_reset(returned, (), self._shape)
         return self._obs.copy(), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -91,9 +94,9 @@ class LoopVectorEnv(VectorEnv[Any, Any, Any]):
         for slot, env in enumerate(self.envs):
             if not self._ended[:, slot].any():
                 with Naming(self, f"step {self._step}", slot):
-                    obs, rewards[slot], *ended, _ = env.step(clipped[slot])
+                    found = conformance.of_step(env.step(clipped[slot]), (), self._shape)
+                    self._obs[slot], rewards[slot], *ended = found
                     self._ended[:, slot] = ended
-                    self._put(slot, obs)
         self._step += 1
         return self._obs.copy(), rewards, *self._ended.copy(), {}
 
@@ -101,13 +104,6 @@ class LoopVectorEnv(VectorEnv[Any, Any, Any]):
         """Close every environment."""
         for env in self.envs:
             env.close()
-
-    def _put(self, slot: int, obs: Any) -> None:
-        if np.shape(obs) != self._obs.shape[1:]:
-            raise ValueError(
-                f"an observation of shape {np.shape(obs)}, where {self._obs.shape[1:]} was declared"
-            )
-        self._obs[slot] = obs
 
 
 class Sampler:
@@ -182,7 +178,7 @@ class Sampler:
             part, env = item
             own = take(wave, part)
             begin = first + part.start
-            check_own = lambda: _check_finite(own, tasks[part], place, begin)  # noqa: E731
+            check_own = partial(check, tasks=tasks[part], place=place, first=begin)
             try:
                 self._sample_share(
                     env, take(params, part), tasks[part], seeds[part], own, check_own
@@ -191,7 +187,7 @@ class Sampler:
                 raise with_task(error, tasks[part], begin, self.episodes) from error.__cause__
 
         list(self.mapper(sample, zip(self.shares, self.envs, strict=True)))
-        _check_finite(wave, tasks, place, first)
+        check(_numbers(wave), tasks, place, first)
         return wave
 
     def _new_wave(
@@ -204,10 +200,8 @@ class Sampler:
             dtype: of the policies.
             told: numbers that policies see after the observation.
         """
-        obs_shape = self.envs[0].single_observation_space.shape
-        action_shape = self.envs[0].single_action_space.shape
-        assert obs_shape is not None
-        assert action_shape is not None
+        obs_shape = conformance.shape_of(self.envs[0].single_observation_space)
+        action_shape = conformance.shape_of(self.envs[0].single_action_space)
         shape = (self.episodes, self.horizon, *action_shape)
         noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in generators])
 
@@ -231,14 +225,18 @@ class Sampler:
         tasks: np.ndarray,
         seeds: np.ndarray,
         wave: Wave,
-        check_own: Callable[[], None],
+        check_own: Callable[[Mapping[str, Tensor]], None],
     ) -> None:
-        """Fill one thread's part of the wave; ``check_own`` raises if what it holds is not finite."""
-        slots = len(tasks) * self.episodes
+        """Fill one thread's part of the wave; ``check_own`` raises if what it is given is not finite."""
+        slots, shape = (
+            len(tasks) * self.episodes,
+            conformance.shape_of(env.single_observation_space),
+        )
         params = by_columns(params)
         options = {"task": np.repeat(tasks, self.episodes, axis=0)}
         with Naming(env, "reset"):
-            obs, _ = env.reset(seed=seeds.reshape(-1).tolist(), options=options)  # type: ignore[arg-type]
+            returned = env.reset(seed=seeds.reshape(-1).tolist(), options=options)  # type: ignore[arg-type]
+            obs = conformance.of_reset(returned, (slots,), shape)
         told = torch.from_numpy(tasks).to(self.device, wave.obs.dtype)
         active = np.ones(slots, dtype=bool)
         rewards = np.zeros((self.horizon, slots))
@@ -250,13 +248,19 @@ class Sampler:
             action, log_std = self._act(params, seen, told, wave, t)
             sent = action.cpu().numpy()
             if not np.isfinite(sent).all():
-                check_own()
+                check_own(_numbers(wave))
             with Naming(env, f"step {t}"):
-                obs, reward, terminated, truncated, _ = env.step(sent)
+                found = conformance.of_step(env.step(sent), (slots,), shape)
+            obs, reward, terminated, truncated = found
             rewards[t], mask[t] = reward, active
             active &= ~(terminated | truncated)
             if not active.any():
                 break
+        last = torch.from_numpy(obs).to(self.device, wave.obs.dtype)
+        if not last.isfinite().all():  # no policy sees it, but the simulation has broken down
+            after = wave.obs.new_zeros(len(tasks), self.episodes, t + 2, *shape)
+            after[:, :, -1] = last.view(after[:, :, -1].shape)
+            check_own({"obs": after})
         wave.log_std.copy_(log_std)
         for kept, values in ((wave.mask, mask), (wave.rewards, rewards * mask)):
             kept.copy_(torch.from_numpy(values).T.view(kept.shape))
@@ -296,7 +300,5 @@ def by_columns(params: Params) -> Params:
     }
 
 
-def _check_finite(wave: Wave, tasks: np.ndarray, place: str, first: int = 0) -> None:
-    check(
-        {name: getattr(wave, name) for name in ("obs", "actions", "rewards")}, tasks, place, first
-    )
+def _numbers(wave: Wave) -> dict[str, Tensor]:
+    return {"obs": wave.obs, "actions": wave.actions, "rewards": wave.rewards}

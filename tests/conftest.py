@@ -1,4 +1,4 @@
-"""What every test sees: `import support` and `import folders` work, and torch uses one thread, so that sums repeat.
+"""What every test sees: `import support` and the like work, and torch uses one thread, so that sums repeat.
 
 The folder itself stays off the path: `tests/envs` would hide the package `envs`.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-for _name in ("support", "folders"):
+for _name in ("support", "native_target", "folders"):
     _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
     sys.modules[_name] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules[_name])

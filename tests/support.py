@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -227,11 +228,11 @@ class TargetEnv(gym.Env):
         size: of the action and of the task.
         spread: tasks are uniform in ±spread.
         bound: of the action space.
-        random_end: episodes terminate after a number of steps drawn at reset, 1 to 6.
-        fault: what goes wrong at step ``fault_step`` where task[0] > 0.5: raise, broken (a
-            FloatingPointError), nan_reward, inf_reward, huge_reward, nan_obs, inf_obs, shape, vector_reward,
-            old_api (four values), no_obs (None). Where task[0] > 0.5 at reset: reset (raises). At every step and
-            task: constant (reward).
+        random_end: episodes end after a number of steps drawn at reset, 1 to 6.
+        ends: by which flag they do: terminated, truncated or both.
+        fault: what goes wrong at step ``fault_step`` where task[0] > 0.5: raise, long (raises with 3,000 characters on
+            many lines), exit (as if the process were done), broken (a FloatingPointError), a key of ``ODD``.
+            Where task[0] > 0.5 at reset: reset (raises). At every step and task: constant (reward).
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -242,12 +243,13 @@ class TargetEnv(gym.Env):
         spread: float = 1.0,
         bound: float = 100.0,
         random_end: bool = False,
+        ends: str = "terminated",
         fault: str = "",
         fault_step: int = 2,
     ) -> None:
         self.observation_space = gym.spaces.Box(-10.0, 10.0, (1,), np.float64)
         self.action_space = gym.spaces.Box(-bound, bound, (size,), np.float64)
-        self.spread, self.random_end = spread, random_end
+        self.spread, self.random_end, self.ends = spread, random_end, ends
         self.fault, self.fault_step = fault, fault_step
         self.task = np.zeros(size)
         self.actions: list[np.ndarray] = []
@@ -271,21 +273,43 @@ class TargetEnv(gym.Env):
     def step(self, action: np.ndarray):
         assert not self.ended, "stepped after the end"
         self.actions.append(np.array(action))
-        obs, reward = np.ones(1), -float(np.square(action - self.task).sum())
-        if self.task[0] > 0.5 and len(self.actions) == self.fault_step + 1:
-            if self.fault == "raise":
-                raise ZeroDivisionError("the motor is on fire")
-            if self.fault == "broken":
-                raise FloatingPointError("the motor is at infinity")
-            if self.fault == "old_api":
-                return obs, reward, False, {}
-            odd = {"nan_obs": np.full(1, np.nan), "inf_obs": np.full(1, np.inf)}
-            obs = (odd | {"shape": np.ones(2), "no_obs": None}).get(self.fault, obs)
-            odd = {"nan_reward": np.nan, "inf_reward": -np.inf, "huge_reward": 1e30}
-            reward = (odd | {"vector_reward": np.ones(2)}).get(self.fault, reward)
-        reward = 1.0 if self.fault == "constant" else reward
         self.ended = len(self.actions) == self.length
-        return obs, reward, self.ended, False, {}
+        flags = [self.ended and self.ends in (name, "both") for name in ("terminated", "truncated")]
+        reward = -float(np.square(action - self.task).sum())
+        returned = (np.ones(1), 1.0 if self.fault == "constant" else reward, *flags, {})
+        if self.task[0] > 0.5 and len(self.actions) == self.fault_step + 1:
+            return self.fail(*returned)
+        return returned
+
+    def fail(self, *returned):
+        if self.fault == "raise":
+            raise ZeroDivisionError("the motor is on fire")
+        if self.fault == "long":
+            raise ZeroDivisionError("the motor\nis on fire\r\n" + 100 * ("and " + 26 * "x"))
+        if self.fault == "exit":
+            sys.exit(0)
+        if self.fault == "broken":
+            raise FloatingPointError("the motor is at infinity")
+        return ODD[self.fault](*returned) if self.fault in ODD else returned
+
+
+ODD = {
+    "nan_reward": lambda obs, _, *rest: (obs, np.nan, *rest),
+    "inf_reward": lambda obs, _, *rest: (obs, -np.inf, *rest),
+    "huge_reward": lambda obs, _, *rest: (obs, 1e30, *rest),
+    "vector_reward": lambda obs, _, *rest: (obs, np.ones(2), *rest),
+    "text_reward": lambda obs, _, *rest: (obs, "3.5", *rest),
+    "nan_obs": lambda _, *rest: (np.full(1, np.nan), *rest),
+    "inf_obs": lambda _, *rest: (np.full(1, np.inf), *rest),
+    "shape": lambda _, *rest: (np.ones(2), *rest),
+    "no_obs": lambda _, *rest: (None, *rest),
+    "complex_obs": lambda obs, *rest: (obs + 1j, *rest),
+    "text_flag": lambda obs, reward, _, *rest: (obs, reward, "False", *rest),
+    "no_flag": lambda obs, reward, _, *rest: (obs, reward, None, *rest),
+    "old_api": lambda obs, reward, ended, _, info: (obs, reward, ended, info),
+    "nothing": lambda *_: None,
+}
+"""What an environment can return that it should not, by its name as a fault."""
 
 
 def target_return(mean: Any, std: Any, task: Any, horizon: int) -> np.ndarray:

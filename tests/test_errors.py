@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from metarl.config import ConfigError
-from metarl.errors import UserError, is_expected, run_command
+from metarl.errors import UserError, foreign, is_expected, run_command
+from metarl.failures import Naming
 
 
 def fail(error):
@@ -69,6 +70,44 @@ def test_every_kind_of_expected_error_is_there():
 def test_interruption_is_130(capsys):
     assert run_command(fail(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "metarl: interrupted\n"
+
+
+class Slow:
+    """An environment, as far as its name goes."""
+
+    spec = None
+
+    @property
+    def unwrapped(self):
+        return self
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_within_an_environment_names_the_call(capsys, sent, code, said):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def body():
+        env = Slow()
+        with Naming(env, "step 7"), Naming(env, "step 7", slot=3), Naming(Slow(), "reset"):
+            os.kill(os.getpid(), sent)
+            signal.pause()
+
+    assert run_command(body) == code
+    assert capsys.readouterr().err == f"metarl: {said} in environment Slow, slot 3, step 7\n"
+    assert {number: signal.getsignal(number) for number in before} == before
+    assert not Naming.open
+
+
+def test_a_foreign_message_is_one_line_with_its_type_and_not_too_long():
+    assert foreign(KeyError("a\n\tb")) == "KeyError: 'a\\n\\tb'"
+    assert foreign(ValueError(" a\r\n\tb ")) == "ValueError: a b"
+    assert foreign(SystemExit()) == "SystemExit"
+    long = foreign(ValueError("x" * 3000))
+    assert len(long) == 300
+    assert long.endswith("xxx...")
 
 
 def test_sigterm_is_143_and_the_old_handler_comes_back(capsys):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -288,4 +289,6 @@ def test_sigterm_ends_it_with_143(tmp_path):
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=120)
-    assert (process.returncode, error) == (143, "metarl: terminated\n")
+    assert process.returncode == 143
+    where = r"( in environment Navigation2D-v0, (reset|step \d+))?"
+    assert re.fullmatch(f"metarl: terminated{where}\n", error)

@@ -41,7 +41,7 @@ FAULTS = {
     "inf_reward": "rewards not finite in task 1 [0.9], episode 0, step 2",
     "nan_obs": "obs not finite in task 1 [0.9], episode 0, step 3",
     "inf_obs": "obs not finite in task 1 [0.9], episode 0, step 3",
-    "huge_reward": "their spread not finite in task 1 [0.9]",
+    "huge_reward": "spread of the advantages not finite in task 1 [0.9]",
     "broken": "slot 5, step 2: FloatingPointError: the motor is at infinity (task 1 [0.9], episode 0)",
 }
 
@@ -168,6 +168,35 @@ def test_a_gradient_that_is_not_finite_is_put_down_to_its_tasks(method):
     advice = "lower inner.lr, or leave such tasks out by on_nonfinite=skip_task."
     assert f"not finite in task 1 [nan, 0.0]: {advice}" in str(caught.value)
     assert outer.state()[0] == {}, "Adam must not have learned from it"
+
+
+class Slopes(Bowls):
+    """One plane x · θ per task, whose value is not looked at: the gradient x may be long where nothing else is."""
+
+    def objective(self, meta, batch, variant, iteration=0, join=None):
+        whole = super().objective(meta, batch, variant, iteration, join)
+        evaluate = lambda theta: Outcome(torch.zeros(()), torch.zeros(()))  # noqa: E731
+        linearise = lambda theta: Linearisation(  # noqa: E731
+            evaluate(theta), whole.linearise(theta).gradient, lambda v: v
+        )
+        return Objective(evaluate, linearise)
+
+
+def test_a_gradient_whose_norm_overflows_is_put_down_to_its_task():
+    """Each of its entries is finite, and so is every other number."""
+    slopes = np.insert(GOOD, 1, [[1e200, 1e200]], axis=0)
+    for skip in (False, True):
+        guard = Guard(Slopes(), slopes, skip)
+        batch, _ = guard.collect(META, support.KEY)
+        if skip:
+            found, info = guard.step(OUTERS["vpg"](), META, batch)
+            assert flatten_meta(found).isfinite().all()
+            assert info["outer/skipped_tasks"] == 1.0
+            np.testing.assert_array_equal(guard.tasks, GOOD)
+        else:
+            with pytest.raises(NonFiniteError, match="norm not finite in task 1") as caught:
+                guard.step(OUTERS["vpg"](), META, batch)
+            assert caught.value.tasks == (1,)
 
 
 @pytest.mark.parametrize("method", OUTERS)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from metarl import checkpoints, config
 from metarl.problems.environments import EnvironmentFamily
-from metarl.sampler import Sampler
+from metarl.sampler import LoopVectorEnv, Sampler
 from metarl.schema import PPO, TRPO, VPG, RLConfig
 from metarl.schema.learning import RLInner
 from metarl.schema.networks import GaussianMLP
@@ -147,6 +147,13 @@ def test_a_checkpoint_that_is_saved_is_loaded_to_the_bit(named, state, iteration
 POLICY = support.make_policy("tanh", (1, 3, 1))
 
 
+def steps_taken(vector):
+    """By the slots that were not idle, as the environment itself counts."""
+    if isinstance(vector, LoopVectorEnv):
+        return sum(len(env.unwrapped.actions) for env in vector.envs)
+    return int(vector.unwrapped.taken.sum())
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 4),
@@ -154,12 +161,15 @@ POLICY = support.make_policy("tanh", (1, 3, 1))
     st.integers(1, 8),
     st.integers(0, 10**6),
     st.integers(1, 3),
+    st.sampled_from(["support:Target-v0", "native_target:NativeTarget-v0"]),
+    st.sampled_from(["terminated", "truncated", "both"]),
 )
 def test_every_wave_counts_its_steps_and_stops_where_the_episode_ends(
-    tasks, episodes, T, seed, threads
+    tasks, episodes, T, seed, threads, env, ends
 ):
     """Lengths as the environment draws them from the slot's seed; rewards as TargetEnv defines them."""
-    family = EnvironmentFamily("support:Target-v0", {"random_end": True}, T)
+    family = EnvironmentFamily(env, {"random_end": True, "ends": ends}, T)
+    assert family.native == env.startswith("native")
     sampler = Sampler(family, tasks, episodes, T, POLICY.stacked, threads)
     theta = support.theta_of(POLICY)
     key = Key(seed, Stream.TRAIN_DATA)
@@ -173,6 +183,5 @@ def test_every_wave_counts_its_steps_and_stops_where_the_episode_ends(
             support.close(wave.rewards[m, n, :length], expected, 1e-12)
             for field in (wave.obs, wave.actions, wave.rewards, wave.mean):
                 assert not field[m, n, length:].any()
-    taken = sum(len(env.unwrapped.actions) for vector in sampler.envs for env in vector.envs)
-    assert taken == int(wave.mask.sum())
+    assert sum(map(steps_taken, sampler.envs)) == int(wave.mask.sum())
     sampler.close()

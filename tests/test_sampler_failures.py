@@ -6,6 +6,7 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
+import native_target
 import numpy as np
 import pytest
 import support
@@ -22,8 +23,14 @@ GOOD_AND_BAD = np.array([[0.1], [0.9], [0.2]])  # the environment fails in the s
 POLICY = support.make_policy("tanh", (1, 3, 1))
 
 
-def failure(fault: str, threads: int = 1, kind=EnvironmentFailureError, **kwargs) -> str:
-    family = EnvironmentFamily("support:Target-v0", {"fault": fault, **kwargs}, T)
+def failure(
+    fault: str,
+    threads: int = 1,
+    kind=EnvironmentFailureError,
+    env="support:Target-v0",
+    **kwargs,
+) -> str:
+    family = EnvironmentFamily(env, {"fault": fault, **kwargs}, T)
     with contextlib.ExitStack() as stack:
         mapper = stack.enter_context(ThreadPoolExecutor(threads)).map if threads > 1 else map
         sampler = Sampler(family, 3, N, T, POLICY.stacked, threads, mapper)
@@ -53,10 +60,75 @@ def test_what_is_not_finite_is_named_with_task_episode_and_step(fault, name, ste
     assert message == f"{place}: {name} not finite in task 1 [0.9], episode 0, step {step}."
 
 
-def test_an_observation_of_another_shape_is_named_with_both():
-    message = failure("shape")
-    for part in ("Target-v0", "slot 2", "step 2", "(2,)", "(1,)"):
-        assert part in message
+@pytest.mark.parametrize("threads", [1, 3])
+def test_so_is_an_observation_after_the_last_step_that_no_policy_sees(threads):
+    message = failure("nan_obs", threads, NonFiniteError, fault_step=T - 1)
+    place = "Target-v0, gradient step 0"
+    assert message == f"{place}: obs not finite in task 1 [0.9], episode 0, step {T}."
+
+
+SINGLE = {
+    "shape": "ValueError: an observation of shape (2,), where (1,) was declared",
+    "no_obs": "ValueError: an observation of shape (), where (1,) was declared",
+    "complex_obs": "ValueError: an observation of type complex128, not numbers",
+    "vector_reward": "ValueError: reward of shape (2,), not ()",
+    "text_reward": "ValueError: reward of type str, not numbers",
+    "text_flag": "ValueError: terminated of type str, not bool",
+    "no_flag": "ValueError: terminated of type NoneType, not bool",
+    "old_api": "ValueError: step returned 4 values, not 5",
+    "nothing": "ValueError: step returned NoneType, not 5 values",
+    "exit": "SystemExit: 0",
+}
+
+
+@pytest.mark.parametrize("fault", SINGLE)
+def test_what_an_environment_should_not_return_is_named_in_plain_words(fault):
+    said = f"environment Target-v0, slot 2, step 2: {SINGLE[fault]} (task 1 [0.9], episode 0)"
+    assert failure(fault) == said
+
+
+def test_a_message_of_many_lines_and_characters_becomes_one_line_that_can_be_read():
+    message = failure("long")
+    begin = "environment Target-v0, slot 2, step 2: ZeroDivisionError: the motor is on fire and xxx"
+    assert message.startswith(begin)
+    assert message.endswith("... (task 1 [0.9], episode 0)")
+    assert len(message) < 400
+
+
+NATIVE = {
+    "scalar reward": "reward of shape (), not (6,)",
+    "reward by columns": "reward of shape (6, 1), not (6,)",
+    "reward of text": "reward of type <U32, not numbers",
+    "flat observations": "observations of shape (6,), where (6, 1) was declared",
+    "wide observations": "observations of shape (6, 2), where (6, 1) was declared",
+    "too few observations": "observations of shape (5, 1), where (6, 1) was declared",
+    "one observation": "observations of shape (1, 1), where (6, 1) was declared",
+    "complex observations": "observations of type complex128, not numbers",
+    "ragged observations": "observations of type list, which is no array",
+    "one flag": "terminated of shape (), not (6,)",
+    "flags of int": "terminated of type int64, not bool",
+    "flags of float": "terminated of type float64, not bool",
+    "no flags": "truncated of shape (), not (6,)",
+    "four values": "step returned 4 values, not 5",
+    "nothing": "step returned NoneType, not 5 values",
+}
+
+
+@pytest.mark.parametrize("fault", native_target.FAULTS)
+def test_so_is_what_a_native_vector_form_should_not_return(fault):
+    message = failure(fault, env="native_target:NativeTarget-v0")
+    assert message == f"environment NativeTarget-v0, step 2: ValueError: {NATIVE[fault]}"
+
+
+def test_so_is_what_it_should_not_return_at_reset():
+    env = native_target.NativeTargetEnv(6)
+    sampler = Sampler(lambda _: env, 3, N, T, POLICY.stacked)
+    params = for_tasks(support.theta_of(POLICY), 3)
+    env.reset = lambda **_: (np.ones(6), {})
+    with pytest.raises(EnvironmentFailureError) as caught:
+        sampler.wave(params, GOOD_AND_BAD, support.KEY, 0)
+    said = "reset: ValueError: observations of shape (6,), where (6, 1) was declared"
+    assert str(caught.value) == f"environment NativeTargetEnv, {said}"
 
 
 def test_values_that_are_large_but_finite_pass():
@@ -117,6 +189,33 @@ def test_arguments_that_the_environment_does_not_take_are_named(env, arguments, 
     with pytest.raises(UnusableEnvironmentError, match=part) as found:
         EnvironmentFamily(env, arguments, T)
     assert "problem.env_kwargs" in str(found.value)
+
+
+class Single(gym.Env):
+    """Can be made once."""
+
+    observation_space = action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+    made = 0
+
+    def __init__(self):
+        Single.made += 1
+        if Single.made > 1:
+            raise RuntimeError("one licence")
+
+    def sample_tasks(self, count, rng):
+        return rng.uniform(size=(count, 1))
+
+    def set_task(self, task):
+        pass
+
+
+gym.register("Single-v0", entry_point=Single, disable_env_checker=True)
+
+
+def test_an_environment_that_can_be_made_only_once_says_why():
+    family = EnvironmentFamily("gymnasium:Single-v0", {}, T)
+    with pytest.raises(UnusableEnvironmentError, match=r"Single-v0: cannot be made .*one licence"):
+        Sampler(family, 1, N, T, POLICY.stacked)
 
 
 class Tasks(gym.Env):

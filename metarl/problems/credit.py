@@ -76,7 +76,9 @@ def credit(
     )
     advantages, mean, std = returns.standardise(raw, wave.mask)
     # A spread that overflows would make every advantage zero, without a word.
-    nonfinite.check({"advantages": raw, "their spread": std[:, 0, 0]}, tasks, place, first)
+    nonfinite.check(
+        {"advantages": raw, "spread of the advantages": std[:, 0, 0]}, tasks, place, first
+    )
     in_its_units = (values + mean) / std * wave.mask
     episodes = Episodes(**wave._asdict(), advantages=advantages, values=in_its_units)
     explained = baseline.explained_variance(values, to_go, wave.mask)

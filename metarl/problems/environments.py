@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from metarl import conformance
+from metarl.errors import foreign
 from metarl.sampler import LoopVectorEnv
+
+FAILURES = Exception, SystemExit
+"""What a user's code may raise, and the run must not end by as if it were done."""
 
 
 class UnusableEnvironmentError(Exception):
     """An environment that cannot be used for meta-learning; one sentence that says why."""
+
+
+class _Counted(gym.Wrapper[Any, Any, Any, Any]):
+    """Says how many values an environment returned, before one of Gymnasium's wrappers fails to unpack them."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        return conformance.values(self.env.reset(**kwargs), "reset", 2)
+
+    def step(self, action: Any) -> Any:
+        return conformance.values(self.env.step(action), "step", 5)
 
 
 class EnvironmentFamily:
@@ -79,9 +95,10 @@ class EnvironmentFamily:
 
     def __call__(self, slots: int) -> VectorEnv[Any, Any, Any]:
         """A vector environment of so many slots."""
-        if self.resident:
-            return self._make_vector(self._resident_env, slots, device=self._device)
-        return self._on_cpu(slots)
+        with self._making_named():
+            if self.resident:
+                return self._make_vector(self._resident_env, slots, device=self._device)
+            return self._on_cpu(slots)
 
     def _on_cpu(self, slots: int) -> VectorEnv[Any, Any, Any]:
         if self.native:
@@ -94,7 +111,9 @@ class EnvironmentFamily:
 
     def single(self, **kwargs: Any) -> gym.Env[Any, Any]:
         """A single environment with a flat observation."""
-        env: gym.Env[Any, Any] = gym.make(self.env, **self._arguments, **kwargs)
+        unlimited = dict(self._arguments, max_episode_steps=-1)  # the limit comes on top
+        made: gym.Env[Any, Any] = gym.make(self.env, **unlimited, **kwargs)
+        env: gym.Env[Any, Any] = gym.wrappers.TimeLimit(_Counted(made), self.horizon)
         space = env.observation_space
         flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
         return env if flat else gym.wrappers.FlattenObservation(env)
@@ -103,9 +122,9 @@ class EnvironmentFamily:
         """``count`` tasks of the family, float64 ``[count, D]``."""
         try:
             tasks = np.asarray(self._family().sample_tasks(count, rng), dtype=np.float64)
-        except Exception as error:
+        except FAILURES as error:
             raise UnusableEnvironmentError(
-                f"{self.env}: sample_tasks({count}, rng) failed: {_one_line(error)}"
+                f"{self.env}: sample_tasks({count}, rng) failed: {foreign(error)}"
             ) from error
         if tasks.ndim not in (1, 2) or len(tasks) != count or not np.isfinite(tasks).all():
             raise UnusableEnvironmentError(
@@ -127,9 +146,9 @@ class EnvironmentFamily:
             if module:
                 importlib.import_module(module)
             return gym.spec(name)
-        except Exception as error:
+        except FAILURES as error:
             raise UnusableEnvironmentError(
-                f"problem.env is {self.env}, which cannot be found: {_one_line(error)}"
+                f"problem.env is {self.env}, which cannot be found: {foreign(error)}"
             ) from error
 
     def _find_resident(self, physics: str) -> str:
@@ -154,13 +173,18 @@ class EnvironmentFamily:
         return f"{module}:{physics}/{name}" if module else f"{physics}/{name}"
 
     def _make_example(self) -> VectorEnv[Any, Any, Any]:
-        try:
+        with self._making_named():
             return self._on_cpu(1)
-        except Exception as error:
+
+    @contextmanager
+    def _making_named(self) -> Iterator[None]:
+        try:
+            yield
+        except FAILURES as error:
             given = ", ".join(f"{name}={value!r}" for name, value in self._arguments.items())
             raise UnusableEnvironmentError(
                 f"{self.env}: cannot be made with {given}, from problem.env_kwargs and "
-                f"problem.horizon: {_one_line(error)}"
+                f"problem.horizon: {foreign(error)}"
             ) from error
 
     def _leaves_ended_slots_idle(self) -> bool:
@@ -180,8 +204,3 @@ class EnvironmentFamily:
                     "sample_tasks(count, rng) and set_task(task)"
                 )
         self.sample_tasks(2, np.random.default_rng(0))
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

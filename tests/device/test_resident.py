@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import resident_target  # noqa: F401 - registers simulated/Target-v0
+import resident_target
 import support
 import torch
 from simulated import DEVICE, SimulatedDevice
@@ -16,6 +17,7 @@ from metarl import config
 from metarl.building import make_problem
 from metarl.data import Meta
 from metarl.errors import UserError
+from metarl.failures import EnvironmentFailureError
 from metarl.functional.params import flatten_meta, for_tasks
 from metarl.nonfinite import NonFiniteError
 from metarl.problems.credit import Sampling
@@ -118,6 +120,28 @@ def test_a_number_that_is_not_finite_is_found_in_the_whole_wave():
     with pytest.raises(NonFiniteError, match=r"actions not finite in task 1 .*, step 0") as raised:
         sampler.wave(params, TASKS, KEY, 0)
     assert raised.value.tasks == (1,)
+
+
+@pytest.mark.parametrize("on", ["cpu", DEVICE])
+def test_numbers_of_another_shape_are_named(monkeypatch, on):
+    """A scalar would be every slot's reward."""
+    step = resident_target.ResidentTargetEnv.step
+
+    def scalar(self, actions):
+        obs, reward, *rest = step(self, actions)
+        return obs, reward.sum(), *rest
+
+    monkeypatch.setattr(resident_target.ResidentTargetEnv, "step", scalar)
+    with contextlib.ExitStack() as stack:
+        if on == DEVICE:
+            stack.enter_context(SimulatedDevice())
+        policy = support.make_policy("tanh", (1, 4, 2)).to(on)
+        sampler = ResidentSampler(family("simulated", on), M, N, T, policy.stacked, device=on)
+        params = for_tasks(dict(policy.named_parameters()), M)
+        with pytest.raises(EnvironmentFailureError) as caught:
+            sampler.wave(params, TASKS, KEY, 0)
+    said = "step 0: ValueError: reward of shape (), not (12,)"
+    assert str(caught.value) == f"environment simulated/Target-v0, {said}"
 
 
 def test_a_form_that_is_not_registered_is_refused_by_name():

@@ -83,7 +83,8 @@ def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     load("hooks", HERE / "hooks.py")
-    load("support", HERE.parent / "support.py")
+    for name in ("support", "native_target"):
+        load(name, HERE.parent / f"{name}.py")
     gc.freeze()  # else a child's first collection copies every page
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

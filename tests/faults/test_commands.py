@@ -77,10 +77,67 @@ def test_a_second_interrupt_ends_it_at_once_and_leaves_a_checkpoint(server, tmp_
     os.kill(pid, signal.SIGINT)
     ended = server.wait()
     assert ended.cpu - before < 10, "the rest of the wave takes a minute"
-    assert (ended.code, ended.err) == (130, "metarl: interrupted\n")
+    assert ended.code == 130
+    assert re.fullmatch(r"metarl: interrupted( in environment Target-v0, .*)?\n", ended.err)
     assert runs.find_checkpoint(run)[0].iteration == 2
     ended = server.run("iterations=4", "problem.horizon=4", "--resume", str(run))
     assert ended.code == 0, ended
+
+
+HANG = """
+import gymnasium, numpy, pathlib, time
+
+class Hang(gymnasium.Env):
+    observation_space = action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, deaf=False):
+        self.deaf = deaf
+
+    def set_task(self, task):
+        pass
+
+    def sample_tasks(self, count, rng):
+        return numpy.zeros((count, 1))
+
+    def reset(self, seed=None, options=None):
+        return numpy.zeros(1), {}
+
+    def step(self, action):
+        pathlib.Path("hangs").touch()
+        while True:
+            try:
+                time.sleep(1000)
+            except BaseException:
+                if not self.deaf:
+                    raise
+
+gymnasium.register("Hang-v0", entry_point=Hang, disable_env_checker=True)
+"""
+
+
+@pytest.mark.parametrize("case", ["one thread", "two threads", "deaf"])
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_step_that_never_returns_is_ended_by_a_second_signal_and_named(
+    server, tmp_path, number, code, said, case
+):
+    """Though another thread is in it, which nobody can end, and though it holds on to what should end it."""
+    (tmp_path / "hang.py").write_text(HANG)
+    settings = ["problem.env=hang:Hang-v0", f"threads={1 + (case == 'two threads')}"]
+    settings += ["problem.env_kwargs.deaf=true"] * (case == "deaf")
+    started = driver.new(tmp_path, *settings)
+    pid = server.start(*started, hook=("import_from", str(tmp_path)), cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "hangs").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(pid, number)
+    time.sleep(0.7)  # else it may be one SIGTERM that was sent along
+    os.kill(pid, number)
+    ended = server.wait()
+    said = f"metarl: {said} in environment Hang-v0, slot 0, step 0\n"
+    assert (ended.code, ended.err) == (code, said)
 
 
 def test_a_reader_that_leaves_ends_the_run_quietly_and_it_can_go_on(server, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
 from pathlib import Path
 
 import driver
@@ -19,36 +21,87 @@ def environment(**kwargs) -> list[str]:
 
 
 def assert_finite(run: Path) -> None:
-    """Every checkpoint that there is holds finite numbers alone."""
-    for path in checkpoints.in_order(run / "checkpoints"):
+    """There is a checkpoint, and every one holds finite numbers alone."""
+    paths = checkpoints.in_order(run / "checkpoints")
+    assert paths
+    for path in paths:
         assert all(value.isfinite().all() for value in checkpoints.load(path).tensors.values())
 
 
+@pytest.fixture
+def begun(whole, tmp_path):
+    """A run of two iterations in which nothing went wrong, of the given settings; its folder."""
+
+    def begun(*settings):
+        return Path(shutil.copytree(whole(2, *settings), tmp_path / "begun"))
+
+    return begun
+
+
+def resume(server, run: Path, *overrides: str) -> driver.Ended:
+    return server.run("iterations=4", *overrides, "--resume", str(run))
+
+
+def assert_as_it_was(run: Path) -> None:
+    """Two iterations, all of them finite, and no sign of a third."""
+    assert [line["iteration"] for line in driver.record(run)] == [0, 1]
+    assert checkpoints.newest_valid(run)[0].iteration == 2
+    assert_finite(run)
+
+
+GOOD = environment(fault='""')
+TASK = r"task [0-7] \[0\.\d+\]"
+WAVE = rf"Target-v0, gradient step 0: %s not finite in {TASK}, episode 0, step %d\."
+SLOT = rf"environment Target-v0, slot \d+, %s: %s \({TASK}, episode 0\)"
+
 FAULTS = {
-    "nan_reward": "Target-v0, gradient step 0: rewards not finite in task",
-    "inf_reward": "Target-v0, gradient step 0: rewards not finite in task",
-    "nan_obs": "Target-v0, gradient step 0: obs not finite in task",
-    "inf_obs": "Target-v0, gradient step 0: obs not finite in task",
-    "huge_reward": "support:Target-v0, gradient step 0: their spread not finite in task",
-    "broken": "FloatingPointError: the motor is at infinity (task",
+    "nan_reward": WAVE % ("rewards", 2),
+    "inf_reward": WAVE % ("rewards", 2),
+    "nan_obs": WAVE % ("obs", 3),
+    "inf_obs": WAVE % ("obs", 3),
+    "huge_reward": rf"Target-v0, gradient step 0: spread of the advantages not finite in {TASK}\.",
+    "broken": SLOT % ("step 2", "FloatingPointError: the motor is at infinity"),
 }
 USERS = {
-    "raise": "step 2: ZeroDivisionError: the motor is on fire (task",
-    "shape": "step 2: ValueError: an observation of shape (2,), where (1,) was declared (task",
-    "no_obs": "step 2: ValueError: an observation of shape (), where (1,) was declared (task",
-    "reset": "reset: ZeroDivisionError: the motor does not start (task",
-    "vector_reward": "step 2: ValueError",
-    "old_api": "step 2: ValueError: not enough values to unpack",
+    "raise": SLOT % ("step 2", "ZeroDivisionError: the motor is on fire"),
+    "long": SLOT % ("step 2", r"ZeroDivisionError: the motor is on fire and x{26}and .*\.\.\."),
+    "exit": SLOT % ("step 2", "SystemExit: 0"),
+    "reset": SLOT % ("reset", "ZeroDivisionError: the motor does not start"),
+    "shape": SLOT
+    % ("step 2", r"ValueError: an observation of shape \(2,\), where \(1,\) was declared"),
+    "vector_reward": SLOT % ("step 2", r"ValueError: reward of shape \(2,\), not \(\)"),
+    "text_reward": SLOT % ("step 2", "ValueError: reward of type str, not numbers"),
+    "text_flag": SLOT % ("step 2", "ValueError: terminated of type str, not bool"),
+    "no_flag": SLOT % ("step 2", "ValueError: terminated of type NoneType, not bool"),
+    "old_api": SLOT % ("step 2", "ValueError: step returned 4 values, not 5"),
 }
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, *USERS])
-def test_it_ends_the_run_in_a_sentence(server, tmp_path, fault):
-    ended = server.run(*driver.new(tmp_path, "iterations=3", *environment(fault=fault)))
-    driver.assert_one_sentence(ended, "Target-v0", (FAULTS | USERS)[fault])
-    run = runs.find_run("latest", tmp_path)
-    assert driver.record(run) == [], "it is caught in the iteration that it comes up in"
-    assert_finite(run)
+def test_it_ends_the_run_in_a_sentence(server, begun, fault):
+    run = begun(*GOOD)
+    ended = resume(server, run, f"problem.env_kwargs.fault={fault}")
+    driver.assert_one_sentence(ended)
+    assert re.search((FAULTS | USERS)[fault] + "$", ended.err.strip()), ended.err
+    assert_as_it_was(run)
+
+
+NATIVE = {
+    "scalar reward": r"reward of shape \(\), not \(16,\)",
+    "flat observations": r"observations of shape \(16,\), where \(16, 1\) was declared",
+    "flags of int": "terminated of type int64, not bool",
+}
+
+
+@pytest.mark.parametrize("fault", NATIVE)
+def test_what_a_native_vector_form_should_not_return_ends_it_too(server, begun, fault):
+    """Numpy would take a scalar for every slot's reward, and training would go on."""
+    run = begun(*GOOD, "problem.env=native_target:NativeTarget-v0")
+    ended = resume(server, run, f"problem.env_kwargs.fault={fault}")
+    driver.assert_one_sentence(ended)
+    said = f"environment NativeTarget-v0, step 2: ValueError: {NATIVE[fault]}$"
+    assert re.search(said, ended.err.strip()), ended.err
+    assert_as_it_was(run)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -56,14 +109,13 @@ def test_its_task_is_skipped_on_request(server, tmp_path, fault):
     settings = ["iterations=3", "on_nonfinite=skip_task", *environment(fault=fault)]
     ended = server.run(*driver.new(tmp_path, *settings))
     assert ended.code == 0, ended
-    assert FAULTS[fault] in ended.err
     run = runs.find_run("latest", tmp_path)
     lines = driver.record(run)
     assert all(math.isfinite(value) for line in lines for value in line.values())
     skipped = [line["outer/skipped_tasks"] for line in lines]
-    assert sum(skipped) == sum(
-        int(line.rpartition("meta-batch: ")[2].split()[0]) for line in ended.err.splitlines()
-    )
+    said = ended.err.splitlines()
+    assert all(re.search(FAULTS[fault], line) for line in said), ended.err
+    assert sum(skipped) == sum(int(line.rpartition("meta-batch: ")[2].split()[0]) for line in said)
     assert 0 < max(skipped) < 8
     assert_finite(run)
 
@@ -83,12 +135,34 @@ def test_a_fault_that_comes_later_leaves_what_was_learned_until_then(server, who
     driver.assert_same_run(whole(4, *good[1:]), run)
 
 
-def test_an_inner_rate_that_throws_the_parameters_away_is_named(server, tmp_path):
-    ended = server.run(*driver.new(tmp_path, "inner.lr=1e6", "iterations=3"))
+def test_an_inner_rate_that_throws_the_parameters_away_is_named(server, begun):
+    run = begun()
+    ended = resume(server, run, "inner.lr=1e6")
     driver.assert_one_sentence(
         ended, "Navigation2D-v0, gradient step 1: actions not finite in task"
     )
-    assert_finite(runs.find_run("latest", tmp_path))
+    assert_as_it_was(run)
+
+
+@pytest.mark.parametrize("policy", ["raise", "skip_task"])
+def test_so_is_one_whose_gradients_are_too_long_for_their_norm(server, tmp_path, policy):
+    """Every entry of them is finite, but not the sum of their squares; those of a few tasks are short enough."""
+    config = str(driver.ROOT / "configs" / "sinusoid_5shot.yaml")
+    settings = ["iterations=1", "evaluation.every=0", "inner.lr=1e6", f"on_nonfinite={policy}"]
+    ended = server.run(config, *settings, "--run-dir", str(tmp_path))
+    said = (
+        r"Sinusoid, outer step: the gradient's norm not finite in task \d+ \[.*\]: lower inner.lr"
+    )
+    if policy == "raise":
+        driver.assert_one_sentence(ended)
+        said += ", or leave such tasks out by on_nonfinite=skip_task."
+    else:
+        assert ended.code == 0, ended
+        (line,) = driver.record(runs.find_run("latest", tmp_path))
+        assert all(math.isfinite(value) for value in line.values())
+        assert 0 < line["outer/skipped_tasks"] < 25
+        assert_finite(runs.find_run("latest", tmp_path))
+    assert re.search(said, ended.err), ended.err
 
 
 @pytest.mark.parametrize("policy", ["raise", "skip_task"])
@@ -116,6 +190,9 @@ UNUSUAL = {
         *("outer.tasks=1", "problem.episodes=1", "problem.horizon=1"),
     ],
     "actions of 1e30": ["network.initial_std=1e30"],
+    "actions of 1e30 for MuJoCo": [
+        *("problem.env=envs:HalfCheetahVel-v0", "network.initial_std=1e30"),
+    ],
     "no candidate": [],
     "negative curvature": [],
     "an episode that never ends": environment(),
@@ -176,9 +253,18 @@ gymnasium.register("Mine-v0", entry_point=Few)
 """
 MODULES = {
     "raises when imported": ("1 / 0", "ZeroDivisionError"),
+    "leaves when imported": ("import sys; sys.exit()", "cannot be found: SystemExit"),
     "is not Python": ("def", "SyntaxError"),
     "registers nothing": ("", "NameNotFound"),
     "raises when made": (BROKEN, "RuntimeError: no licence"),
+    "leaves when made": (
+        BROKEN.replace("RuntimeError", "SystemExit"),
+        "from problem.env_kwargs and problem.horizon: SystemExit: no licence",
+    ),
+    "leaves when it draws tasks": (
+        FEW.replace("return", "raise SystemExit(0)  #"),
+        "sample_tasks(2, rng) failed: SystemExit: 0",
+    ),
     "draws too few tasks": (FEW, "must return 2 rows of finite numbers, but returned an array of"),
 }
 
