@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,10 +53,7 @@ def adaptation_figure(
         references: other policies' curves by name, such as an untrained one's.
         published: numbers drawn beside, dashed.
     """
-    # Imported here, because it takes half a second and training draws only now and then.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 5.0), dpi=120, layout="constrained")
+    figure = _empty_figure(6.4, 5.0)
     axes = figure.add_subplot()
     _draw_tasks(axes, curve)
     _draw_mean(axes, curve, OWN_LABEL, OWN)
@@ -88,9 +86,7 @@ def regression_figure(panels: Sequence[Panel]) -> Figure:
 
     Source: as figure 2 of Finn et al. 2017 (arXiv:1703.03400).
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.6, 2.8 * len(panels) / 2 + 1.0), dpi=120, layout="constrained")
+    figure = _empty_figure(9.6, 2.8 * len(panels) / 2 + 1.0)
     grid = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False, sharex=True)
     for axes, panel in zip(grid.flat, panels, strict=False):
         axes.plot(panel.x, panel.truth, color="#222222", linewidth=1.2, label="truth")
@@ -106,6 +102,16 @@ def regression_figure(panels: Sequence[Panel]) -> Figure:
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     return figure
+
+
+def _empty_figure(width: float, height: float) -> Figure:
+    """So many inches; figures drawn before, and not held any more, are freed."""
+    # Imported here, because it takes half a second and training draws only now and then.
+    from matplotlib.figure import Figure
+
+    # A figure is full of cycles that hold its pixels, two megabytes: dozens would wait for a full collection.
+    gc.collect()
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def _draw_tasks(axes: Axes, curve: Curve) -> None:

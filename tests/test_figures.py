@@ -1,6 +1,8 @@
 """The adaptation figure: what is drawn where, and that something is."""
 
+import gc
 import io
+import weakref
 
 import numpy as np
 import pytest
@@ -103,3 +105,17 @@ def test_a_reference_without_steps_is_a_line_across_them():
 def test_more_references_than_colours_are_all_drawn():
     references = {f"run {index}": curve(shift=-10 * index) for index in range(6)}
     assert legend(adaptation_figure(curve(), references))[2:] == list(references)
+
+
+def test_a_figure_is_freed_when_the_next_one_is_drawn():
+    """It refers to itself, and a long training has hardly ever cause for a collection that finds out."""
+    gc.disable()
+    try:
+        first = adaptation_figure(curve())
+        pixels(first)
+        first = weakref.ref(first)
+        assert first() is not None
+        adaptation_figure(curve())
+        assert first() is None
+    finally:
+        gc.enable()

@@ -3,83 +3,116 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import gymnasium as gym
 import numpy as np
 import support
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pydantic import AfterValidator, ValidationError
+from pydantic.fields import FieldInfo
 
 from metarl import checkpoints, config
 from metarl.problems.environments import EnvironmentFamily
 from metarl.sampler import LoopVectorEnv, Sampler
-from metarl.schema import PPO, TRPO, VPG, RLConfig
-from metarl.schema.learning import RLInner
-from metarl.schema.networks import GaussianMLP
-from metarl.schema.output import Output, RLEvaluation
-from metarl.schema.problems import RLProblem
+from metarl.schema import CONFIGS, RULES, Config
+from metarl.schema.base import Section
 from metarl.seeding import Key, Stream
 
-counts = st.integers(1, 10**6)
-positive = st.floats(1e-300, 1e300)
-at_most_one = st.floats(0.0, 1.0, exclude_min=True)
-fractions = st.floats(0.0, 1.0, exclude_min=True, exclude_max=True)
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
-paths = text.filter(lambda name: "\0" not in name)
-scalars = st.booleans() | st.integers() | st.floats(-1e300, 1e300) | text
-problems = st.builds(
-    RLProblem,
-    kind=st.just("rl"),
-    env=st.just("a.b:C-v0"),
-    env_kwargs=st.dictionaries(text, scalars | st.lists(scalars, max_size=3), max_size=3),
-    horizon=counts,
-    episodes=counts,
-    observe_task=st.booleans(),
-    discount=at_most_one,
-    gae_lambda=st.floats(0.0, 1.0),
-)
-networks = st.builds(
-    GaussianMLP,
-    hidden_sizes=st.lists(counts, max_size=3).map(tuple),
-    activation=st.sampled_from(["relu", "tanh"]),
-    initial_std=st.floats(1.0, 1e9),
-    min_std=fractions,
-)
-inners = st.builds(
-    RLInner,
-    steps=st.integers(1, 9),
-    lr=positive,
-    estimator=st.sampled_from(support.ESTIMATOR_NAMES),
-    first_order=st.booleans(),
-)
-outers = (
-    st.builds(
-        TRPO, method=st.just("trpo"), tasks=counts, max_kl=positive, backtrack_ratio=fractions
+LIMITS = ("ge", "gt", "le", "lt", "min_length", "pattern")
+
+
+def numbers(annotation: type, limits: dict[str, Any]) -> st.SearchStrategy[Any]:
+    if annotation is int:
+        return st.integers(limits.get("ge"), limits.get("le"))
+    return st.floats(
+        limits.get("ge", limits.get("gt")),
+        limits.get("le", limits.get("lt")),
+        exclude_min="gt" in limits,
+        exclude_max="lt" in limits,
+        allow_nan=False,
+        allow_infinity=False,
     )
-    | st.builds(VPG, method=st.just("vpg"), lr=positive, exploration=st.floats(0.0, 1e9))
-    | st.builds(PPO, method=st.just("ppo"), clip=fractions, epochs=counts, kl_target=positive)
-)
-evaluations = st.lists(positive, min_size=1, max_size=4).flatmap(
-    lambda rates: st.builds(
-        RLEvaluation, every=st.integers(0, 99), steps=st.just(len(rates)), lr=st.just(tuple(rates))
+
+
+def texts(limits: dict[str, Any], path: bool) -> st.SearchStrategy[str]:
+    if "pattern" in limits:
+        pattern = re.compile(limits["pattern"], re.ASCII)
+        return st.from_regex(pattern, fullmatch=True, alphabet=st.characters(codec="ascii"))
+    return text.filter(lambda drawn: "\0" not in drawn) if path else text
+
+
+def values(annotation: Any, *metadata: Any) -> st.SearchStrategy[Any]:
+    """What a setting of this type may be, read off the schema, so that no new one is forgotten."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return values(inside[0], *inside[1:], *metadata)
+    if origin in (Union, UnionType):
+        return st.one_of([values(each) for each in inside])
+    if origin is Literal:
+        return st.sampled_from(inside)
+    if origin is dict:
+        return st.dictionaries(text, values(inside[1]), max_size=3)
+    given = [
+        one
+        for each in metadata
+        for one in (each.metadata if isinstance(each, FieldInfo) else [each])
+    ]
+    named = [(name, getattr(each, name, None)) for each in given for name in LIMITS]
+    limits = {name: value for name, value in named if value is not None}
+    if origin in (list, tuple):
+        return st.lists(values(inside[0]), min_size=limits.get("min_length", 0), max_size=3).map(
+            origin
+        )
+    if annotation in (int, float):
+        return numbers(annotation, limits)
+    if annotation is str:
+        return texts(limits, any(isinstance(each, AfterValidator) for each in given))
+    return sections(annotation) if issubclass(annotation, Section) else st.from_type(annotation)
+
+
+def sections(kind: type[Section]) -> st.SearchStrategy[dict[str, Any]]:
+    """Every setting of a section; as many steps as rates, which would fit together too seldom."""
+    drawn = {
+        name: values(each.annotation, *each.metadata) for name, each in kind.model_fields.items()
+    }
+    return st.fixed_dictionaries(drawn).map(
+        lambda made: (
+            made | ({"steps": len(made["lr"])} if isinstance(made.get("lr"), tuple) else {})
+        )
     )
-) | st.builds(RLEvaluation, episodes=st.none() | counts, steps=st.integers(0, 9))
-configs = st.builds(
-    RLConfig,
-    seed=st.integers(0, 2**32 - 1),
-    device=st.sampled_from(["auto", "cpu", "cuda"]),
-    threads=st.just("auto") | counts,
-    iterations=counts,
-    on_nonfinite=st.sampled_from(["raise", "skip_task"]),
-    problem=problems,
-    network=networks,
-    inner=inners,
-    outer=outers,
-    evaluation=evaluations,
-    run=st.builds(Output, directory=paths, checkpoint_every=counts, keep=counts),
+
+
+def fitted(kind: type[Config], drawn: dict[str, Any]) -> Config:
+    """The configuration, without the settings that each are valid but do not fit together."""
+    while True:
+        try:
+            return kind.model_validate(drawn)
+        except ValidationError as error:
+            for each in error.errors():
+                assume(each["type"] == "impossible")
+                drawn = without(drawn, [*each["loc"], *each["ctx"]["key"].split(".")])
+
+
+def without(drawn: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    """A copy without one setting; the name of a class, of which there are several, stands among the keys too."""
+    keys = keys if keys[0] in drawn else keys[1:]
+    assume(keys and keys[0] in drawn)
+    if len(keys) == 1:
+        return {name: value for name, value in drawn.items() if name != keys[0]}
+    return drawn | {keys[0]: without(drawn[keys[0]], keys[1:])}
+
+
+KINDS = sorted({*CONFIGS.values(), *RULES.values()}, key=lambda kind: kind.__name__)
+configs = st.sampled_from(KINDS).flatmap(
+    lambda kind: sections(kind).map(lambda drawn: fitted(kind, drawn))
 )
 
 
@@ -98,13 +131,17 @@ def test_a_configuration_that_is_written_is_read_back_equal(written, explain):
 @settings(max_examples=60, deadline=None)
 @given(configs, st.data())
 def test_an_override_changes_its_setting_and_nothing_else(written, data):
-    seed = data.draw(st.integers(0, 2**32 - 1))
+    seed, tasks = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.integers(1))
+    overrides = [f"seed={seed}", f"outer.tasks={tasks}"]
+    changed = {"seed": seed, "outer": written.outer.model_copy(update={"tasks": tasks})}
+    if "lr" in type(written.inner).model_fields:
+        overrides.append(f"inner.lr={0.125!r}")
+        changed["inner"] = written.inner.model_copy(update={"lr": 0.125})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.yaml"
         path.write_text(config.dump(written), encoding="utf-8")
-        read = config.load(path, [f"seed={seed}", f"inner.lr={0.125!r}"])
-    inner = written.inner.model_copy(update={"lr": 0.125})
-    assert read == written.model_copy(update={"seed": seed, "inner": inner})
+        read = config.load(path, overrides)
+    assert read == written.model_copy(update=changed)
 
 
 json_values = st.recursive(

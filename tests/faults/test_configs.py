@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import driver
 import pytest
-import torch
 
 GOOD = """\
 iterations: 3
@@ -27,6 +29,14 @@ FILES = {
     "a list": ("- 1\n", "holds a list at the top"),
     "tabs": (GOOD.replace("  kind", "\tkind"), "a tab where YAML wants spaces"),
     "a key twice": (GOOD + "iterations: 3\n", "iterations stands twice"),
+    "a key twice in a section": (
+        GOOD.replace("  horizon: 100\n", "  horizon: 100\n  horizon: 100\n"),
+        "problem.horizon stands twice",
+    ),
+    "a key twice in one line": (
+        GOOD.replace("{lr: 0.5}", "{lr: 0.5, lr: 0.1}"),
+        "inner.lr stands twice",
+    ),
     "an unknown key": (GOOD + "itertions: 3\n", "did you mean iterations?"),
     "a wrong type": (GOOD.replace("horizon: 100", "horizon: '100'"), "must be a whole number"),
     "nan": (GOOD.replace("lr: 0.5", "lr: .nan"), "must be a finite number"),
@@ -51,9 +61,17 @@ OVERRIDES = {
 }
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_where_there_is_none_is_an_error_never_a_silent_cpu(server, tmp_path):
-    ended = server.run(driver.CONFIG, "device=cuda", cwd=tmp_path)
+def test_a_gpu_where_there_is_none_is_an_error_never_a_silent_cpu(tmp_path):
+    """In an interpreter of its own, because one that has counted its GPUs keeps them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "metarl.train", driver.CONFIG, "device=cuda"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(driver.ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    ended = driver.Ended(done.returncode, done.stdout, done.stderr)
     driver.assert_one_sentence(ended, "device is cuda", "no usable GPU")
     assert_nothing_was_made(tmp_path)
 
