@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
+from metarl.plaintext import writable
+
 MISTAKE, INTERRUPTED, TERMINATED, PIPE_CLOSED = 2, 130, 143, 141
 EXPECTED = {
     "metarl.config": ("ConfigError",),
@@ -94,14 +96,14 @@ def is_expected(error: BaseException) -> bool:
 
 
 class _Output:
-    """A stream whose failures are told from those of files."""
+    """A stream whose failures are told from those of files, and that takes what its encoding does not have."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         with _output_named():
-            return self._stream.write(text)
+            return self._stream.write(writable(text, self._stream))
 
     def flush(self) -> None:
         with _output_named():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import config
+from metarl.plaintext import writable
 from metarl.ranks import ALONE, Alone, Unrecorded, connected, silence
 from metarl.schema import Config, config_of
 from metarl.training import Training
@@ -148,7 +149,8 @@ def _agreed(ranks: Alone, load: Callable[[], Config]) -> Config:
 
 def _print_config(settings: Config, ranks: Alone) -> int:
     if ranks.first:
-        print(config.dump(settings), end="")
+        # Text beyond ASCII stands between double quotes, where YAML reads escapes: it stays the same setting.
+        print(writable(config.dump(settings), sys.stdout, "backslashreplace"), end="")
     return 0
 
 
