@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -195,14 +194,14 @@ def prune(directory: Path, keep: int) -> None:
     kept = {*in_order(directory)[-keep:], best(directory)}
     for path in in_order(directory):
         if path not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+            disk.remove(path)
     remove_leftovers(directory)
 
 
 def remove_leftovers(directory: Path) -> None:
     """Remove the temporary folders of saves that were interrupted."""
     for path in directory.glob(".[0-9]*.[0-9]*"):
-        shutil.rmtree(path, ignore_errors=True)
+        disk.remove(path)
 
 
 def set_aside(directory: Path, iteration: int) -> None:
@@ -210,7 +209,7 @@ def set_aside(directory: Path, iteration: int) -> None:
     for path in in_order(directory):
         if int(path.name) > iteration:
             aside = path.with_name(f"{path.name}.refused")
-            shutil.rmtree(aside, ignore_errors=True)
+            disk.remove(aside)
             path.rename(aside)
 
 

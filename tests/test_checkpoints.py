@@ -265,6 +265,28 @@ def test_later_checkpoints_are_set_aside_not_lost(tmp_path):
     assert checkpoints.load(aside).iteration == 3
 
 
+def test_what_was_set_aside_before_makes_way_whatever_it_is(tmp_path):
+    """A file, where a file had the name of a checkpoint; a link, but not what it leads to."""
+    run = run_with(tmp_path, 1.0, 2.0, 3.0)
+    (run / "checkpoints/000002.refused").symlink_to(run / "checkpoints/000001")
+    (run / "checkpoints/000003.refused").write_text("no folder")
+    checkpoints.set_aside(run / "checkpoints", 1)
+    for iteration in (2, 3):
+        aside = run / f"checkpoints/{iteration:06d}.refused"
+        assert checkpoints.load(aside).iteration == iteration
+    assert checkpoints.load(run / "checkpoints/000001").iteration == 1
+
+
+def test_a_file_with_the_name_of_a_checkpoint_is_replaced_and_removed(tmp_path):
+    run = run_with(tmp_path, None, None)
+    for name in ("000000", "000003"):
+        (run / "checkpoints" / name).write_text("no folder")
+    run_with(tmp_path, None, None, None)
+    checkpoints.prune(run / "checkpoints", keep=2)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["000002", "000003"]
+    assert checkpoints.load(run / "checkpoints/000003").iteration == 3
+
+
 def test_a_copied_checkpoint_loads_from_anywhere(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "elsewhere")
     assert checkpoints.load(tmp_path / "elsewhere").iteration == 12
