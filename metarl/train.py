@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def train(training: Training, run: Any) -> int:
         Exit code: 0, or 128 plus the signal that ended it; its checkpoint is saved then.
     """
     from metarl.display import Display
-    from metarl.guard import left_out_if
+    from metarl.guard import validated
     from metarl.interrupts import Interrupts
 
     settings, ranks = training.settings, training.ranks
@@ -201,16 +202,18 @@ def train(training: Training, run: Any) -> int:
             reports = evaluates or is_due(settings.run.log_every, i, done)
             if reports:
                 display.update(i, metrics)
-            score = None
+            score, failure = None, None
             if evaluates:
-                with left_out_if(settings.on_nonfinite == "skip_task"):
-                    score = evaluate(training, run, metrics, display)
+                measure = partial(evaluate, training, run, metrics, display)
+                score, failure = validated(measure, settings.on_nonfinite == "skip_task")
             stop = ranks.at_boundary(int(interrupts.received or 0), training.fingerprint)
             with ranks.writing():
                 if reports or stop:
                     run.log(i - 1, metrics)
                 if stop or evaluates or is_due(settings.run.checkpoint_every, i, done):
                     training.save(run, score)
+            if failure is not None:
+                raise failure
             if stop and not done:
                 name = signal.Signals(stop).name
                 display.note(f"stopped by {name}; continue with --resume {run.path}")
