@@ -16,7 +16,7 @@ from metarl.plaintext import writable
 MISTAKE, INTERRUPTED, TERMINATED, PIPE_CLOSED = 2, 130, 143, 141
 EXPECTED = {
     "metarl.config": ("ConfigError",),
-    "metarl.runs": ("RunError",),
+    "metarl.record": ("RunError",),
     "metarl.checkpoints": ("CheckpointError",),
     "metarl.datasets": ("DatasetError",),
     "metarl.failures": ("EnvironmentFailureError",),

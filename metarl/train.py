@@ -129,20 +129,6 @@ def _find_run(options: argparse.Namespace) -> Path:
     return runs.find_run(options.resume, root)
 
 
-def _restore(training: Training, path: Path) -> None:
-    from metarl import checkpoints
-
-    found, refused = checkpoints.newest_valid(path, training.restore)
-    for reason in refused:
-        print(f"warning: {reason}", file=sys.stderr)
-    if found is None and not refused:
-        print(f"warning: {path}: has no checkpoint yet, so it begins anew.", file=sys.stderr)
-    if found is None and refused:
-        raise checkpoints.CheckpointError(
-            f"{path}: has no checkpoint that can be used; start a new run."
-        )
-
-
 def _agreed(ranks: Alone, load: Callable[[], Config]) -> Config:
     """The settings as the first process reads them: the others need no file."""
     return ranks.from_first(load, lambda settings: settings.model_dump_json().encode(), config_of)
@@ -171,9 +157,9 @@ def resume(path: Path, settings: Config, ranks: Alone = ALONE) -> int:
     from metarl import runs
 
     with Training(settings, ranks) as training:
-        ranks.on_first(lambda: _restore(training, path), lambda: None)
+        origin = ranks.on_first(lambda: training.restore_newest(path), lambda: None)
         training.spread()
-        reopen = lambda: runs.Run.reopen(path, training.iteration, settings)  # noqa: E731
+        reopen = lambda: runs.Run.reopen(path, training.iteration, settings, origin)  # noqa: E731
         with ranks.on_first(reopen, Unrecorded) as run:
             return train(training, run)
 

@@ -113,6 +113,10 @@ def test_a_manifest_of_anything_is_refused(saved, content):
         {"iteration": True},
         {"tensors": [1]},
         {"files": {}},
+        {"origin": {"run": "a1"}},
+        {"origin": {"run": 1, "lines": 1}},
+        {"origin": {"run": "a1", "lines": True}},
+        {"origin": []},
     ],
 )
 def test_a_manifest_that_was_sealed_by_another_is_refused(saved, change):
@@ -285,6 +289,13 @@ def test_a_file_with_the_name_of_a_checkpoint_is_replaced_and_removed(tmp_path):
     checkpoints.prune(run / "checkpoints", keep=2)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["000002", "000003"]
     assert checkpoints.load(run / "checkpoints/000003").iteration == 3
+
+
+def test_what_run_it_is_of_comes_back_with_it(tmp_path):
+    origin = checkpoints.Origin("a1b2", 3)
+    path = checkpoints.save(tmp_path, 1, {}, {"i": 1}, origin=origin)
+    assert checkpoints.load(path).origin == origin
+    assert checkpoints.load(checkpoints.save(tmp_path, 2, {}, {})).origin is None
 
 
 def test_a_copied_checkpoint_loads_from_anywhere(saved, tmp_path):

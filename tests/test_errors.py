@@ -55,7 +55,7 @@ def test_every_kind_of_expected_error_is_there():
     from metarl.failures import EnvironmentFailureError
     from metarl.nonfinite import NonFiniteError
     from metarl.problems.environments import UnusableEnvironmentError
-    from metarl.runs import RunError
+    from metarl.record import RunError
 
     kinds = [CheckpointError, RunError, UnusableEnvironmentError, EnvironmentFailureError]
     kinds += [DatasetError, NonFiniteError]
