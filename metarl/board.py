@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.config import Config
+from metarl.config import Config, flat
 from metarl.tags import PAIR, adapted
 
 if TYPE_CHECKING:
@@ -91,7 +91,10 @@ class Board:
             charts[name.capitalize()] |= chart
         writer.add_custom_scalars(charts)
         goals = [f"{name}/post" for name in names] + [validated[-1].strip("^$")]
-        settings = _flat(self._settings.model_dump(mode="json"))
+        settings = {
+            name: value if isinstance(value, bool | int | float) else str(value)
+            for name, value in flat(self._settings.model_dump(mode="json")).items()
+        }
         for summary in hparams(settings, dict.fromkeys(goals, 0.0)):
             writer._get_file_writer().add_summary(summary)
         self._arranged = True
@@ -145,13 +148,3 @@ def _add_image(writer: SummaryWriter, tag: str, png: bytes, iteration: int) -> N
 
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     writer.add_image(tag, pixels, iteration, dataformats="HWC")
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | float | str]:
-    flat: dict[str, bool | float | str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value if isinstance(value, bool | int | float) else str(value)
-    return flat

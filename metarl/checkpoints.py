@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +27,18 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be written or must not be used; one sentence that names the file."""
 
 
+class Origin(NamedTuple):
+    """Which moment of which run a checkpoint was saved in.
+
+    Attributes:
+        run: the run's id.
+        lines: that its record had.
+    """
+
+    run: str
+    lines: int
+
+
 class Checkpoint(NamedTuple):
     """What was saved.
 
@@ -37,6 +48,7 @@ class Checkpoint(NamedTuple):
         tensors: on the CPU, in the order they were saved.
         state: plain JSON values.
         score: what the best checkpoint is chosen by, higher is better; None: not measured.
+        origin: None: it does not say, as those of older versions do not.
     """
 
     path: Path
@@ -44,6 +56,7 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, Tensor]
     state: dict[str, Any]
     score: float | None
+    origin: Origin | None = None
 
 
 def save(
@@ -52,6 +65,7 @@ def save(
     tensors: Mapping[str, Tensor],
     state: Mapping[str, Any],
     score: float | None = None,
+    origin: Origin | None = None,
 ) -> Path:
     """Write one checkpoint, so that at any moment it is either whole or not there.
 
@@ -61,6 +75,7 @@ def save(
         tensors: on any device.
         state: JSON values; a tuple comes back as a list.
         score: higher is better; None or not finite: not measured.
+        origin: the run and its record; not in the state, so that runs with the same numbers have the same state.
 
     Returns:
         The checkpoint's folder, ``directory/<iteration>``; one that was there is replaced.
@@ -77,6 +92,7 @@ def save(
         "format": FORMAT,
         "iteration": iteration,
         "score": None if score is None or not math.isfinite(score) else float(score),
+        "origin": origin and origin._asdict(),
         "tensors": list(tensors),
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
@@ -119,11 +135,12 @@ def load(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: holds what metarl does not write ({reason}).") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path / STATE}: holds what metarl does not write.")
-    return Checkpoint(path, manifest["iteration"], named, state, manifest["score"])
+    origin = Origin(**manifest["origin"]) if manifest.get("origin") else None
+    return Checkpoint(path, manifest["iteration"], named, state, manifest["score"], origin)
 
 
 def pack(checkpoint: Checkpoint) -> bytes:
-    """A checkpoint as bytes, to be sent to another process of the run; `unpack` is the inverse, but for the path."""
+    """A checkpoint as bytes, for another process of the run; `unpack` is the inverse, but for path and origin."""
     from safetensors.torch import save as to_bytes
 
     head = [checkpoint.iteration, list(checkpoint.tensors), checkpoint.state, checkpoint.score]
@@ -195,14 +212,14 @@ def prune(directory: Path, keep: int) -> None:
     kept = {*in_order(directory)[-keep:], best(directory)}
     for path in in_order(directory):
         if path not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+            disk.remove(path)
     remove_leftovers(directory)
 
 
 def remove_leftovers(directory: Path) -> None:
     """Remove the temporary folders of saves that were interrupted."""
     for path in directory.glob(".[0-9]*.[0-9]*"):
-        shutil.rmtree(path, ignore_errors=True)
+        disk.remove(path)
 
 
 def set_aside(directory: Path, iteration: int) -> None:
@@ -210,7 +227,7 @@ def set_aside(directory: Path, iteration: int) -> None:
     for path in in_order(directory):
         if int(path.name) > iteration:
             aside = path.with_name(f"{path.name}.refused")
-            shutil.rmtree(aside, ignore_errors=True)
+            disk.remove(aside)
             path.rename(aside)
 
 
@@ -240,6 +257,16 @@ def _is_complete(manifest: Mapping[str, Any]) -> bool:
         and type(manifest.get("iteration")) is int
         and manifest["iteration"] >= 0
         and (score is None or (isinstance(score, float) and math.isfinite(score)))
+        and _is_origin(manifest.get("origin"))
+    )
+
+
+def _is_origin(origin: Any) -> bool:
+    return origin is None or (
+        isinstance(origin, dict)
+        and origin.keys() == set(Origin._fields)
+        and isinstance(origin["run"], str)
+        and type(origin["lines"]) is int
     )
 
 

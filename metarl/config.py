@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from metarl.schema import CONFIGS, RULES, Config, config_class
 from metarl.yaml12 import YAMLTextError, parse, printable, render
 
-__all__ = ["Config", "ConfigError", "dump", "load"]
+__all__ = ["Config", "ConfigError", "changes", "dump", "flat", "load"]
 
 MAX_BYTES = 65_536
 COMMAND_LINE = "command line"
@@ -83,6 +83,27 @@ def dump(config: Config, explain: bool = False) -> str:
         explain: put the meaning of each setting above it, as a comment.
     """
     return "\n".join(_lines(config, explain)) + "\n"
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections within sections as one, by dotted keys.
+
+    Args:
+        settings: as of ``model_dump``.
+        prefix: of the keys.
+    """
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        inside = flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else None
+        values |= {prefix + name: value} if inside is None else inside
+    return values
+
+
+def changes(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ, by dotted keys: both values, null where there was or is no such setting."""
+    old, new = (flat(each.model_dump(mode="json")) for each in (before, after))
+    both = {key: (old.get(key), new.get(key)) for key in old | new}
+    return {key: pair for key, pair in both.items() if pair[0] != pair[1]}
 
 
 def _lines(section: BaseModel, explain: bool) -> Iterator[str]:

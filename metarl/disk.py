@@ -66,11 +66,20 @@ def replace_folder(final: Path) -> Iterator[Path]:
         temporary.rename(final)
         sync_folder(final.parent)
     except Exception:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         if replaced.exists() and not final.exists():
             replaced.rename(final)
         raise
-    shutil.rmtree(replaced, ignore_errors=True)
+    remove(replaced)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder or a file, whichever is there; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -30,7 +30,14 @@ renderer = mujoco.Renderer(model, 8, 8)
 renderer.update_scene(mujoco.MjData(model))
 renderer.render()
 """
+RUNS = Path("runs")
 ENOUGH_BYTES = 1_000_000_000
+ELSEWHERE = {
+    "runs": "choose another folder by --run-dir or run.directory",
+    "temporary files": "set TMPDIR to a folder that can be written",
+    "image cache": "set METARL_CACHE to a folder that can be written",
+}
+"""What to do about a folder that cannot be written."""
 
 
 class Finding(NamedTuple):
@@ -133,7 +140,7 @@ def _draws(back_end: str) -> bool:
 
 
 def folders(runs: Path) -> Iterator[Finding]:
-    """Where runs are kept and what is temporary: writable, with room.
+    """Where runs, what is temporary and caches of images are kept: writable, with room.
 
     Args:
         runs: folder of the runs.
@@ -142,22 +149,28 @@ def folders(runs: Path) -> Iterator[Finding]:
     try:
         yield _folder("temporary files", Path(tempfile.gettempdir()))
     except OSError as error:
-        advice = "set TMPDIR to a folder that can be written"
-        yield Finding("temporary files", _first_line(error), advice)
+        yield Finding("temporary files", _first_line(error), ELSEWHERE["temporary files"])
+    try:
+        from metarl.datasets import DatasetError, cache
+    except ImportError:  # of a package that is reported by name
+        return
+    try:
+        yield _folder("image cache", cache.directory())
+    except DatasetError as error:
+        yield Finding("image cache", str(error), ELSEWHERE["image cache"])
 
 
 def _folder(subject: str, path: Path, serious: bool = False) -> Finding:
     there = path
-    while not there.exists():
-        there = there.parent
     try:
+        while not there.exists():
+            there = there.parent
         with tempfile.TemporaryFile(dir=there):
             pass
         status = os.statvfs(there)
     except OSError as error:
         found = f"{path.absolute()}: cannot be written ({error.strerror})"
-        advice = "choose another folder by --run-dir or run.directory" if serious else "set TMPDIR"
-        return Finding(subject, found, advice, serious)
+        return Finding(subject, found, ELSEWHERE[subject], serious)
     free = status.f_bavail * status.f_frsize
     found = f"{path.absolute()}, {free / 1e9:.1f} GB free"
     return Finding(subject, found, "make room" if free < ENOUGH_BYTES else "")
@@ -192,6 +205,7 @@ def configuration(path: str) -> Iterator[Finding]:
     """
     from metarl import config, datasets
     from metarl.building import opened_problem
+    from metarl.datasets import cache
     from metarl.errors import is_expected
     from metarl.schema.problems import Images
 
@@ -201,8 +215,9 @@ def configuration(path: str) -> Iterator[Finding]:
         if isinstance(chosen, Images) and not datasets.cached(
             chosen.data_set, chosen.data, chosen.side
         ):
+            place = _folder("image cache", cache.directory(), serious=True)
             found = f"{path}: {chosen.title} can be trained once its images are cached, by the first run"
-            yield Finding("configuration", found)
+            yield place if place.serious else Finding("configuration", found)
             return
         with opened_problem(settings) as problem:
             yield Finding("configuration", f"{path}: {problem.name} is ready to train")
@@ -226,7 +241,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "config", nargs="?", help="also check that this configuration can be trained"
     )
-    result.add_argument("--run-dir", type=Path, default=Path("runs"), help="folder of the runs")
+    result.add_argument(
+        "--run-dir", type=Path, help="folder of the runs, instead of the configuration's"
+    )
     result.add_argument("--traceback", action="store_true", help="show where an error came from")
     return result
 
@@ -239,7 +256,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace) -> int:
     broken = False
-    sections = packages(), devices(), drawing(), folders(options.run_dir), image_sets()
+    runs = options.run_dir or (_configured_runs(options.config) if options.config else RUNS)
+    sections = packages(), devices(), drawing(), folders(runs), image_sets()
     for section in sections:
         for finding in section:
             broken |= show(finding)
@@ -248,6 +266,18 @@ def _main(options: argparse.Namespace) -> int:
             broken |= show(finding)
     print("training cannot run" if broken else "training can run")
     return MISTAKE if broken else 0
+
+
+def _configured_runs(path: str) -> Path:
+    """Where a configuration keeps its runs; the usual place where it cannot be read, which `configuration` reports."""
+    try:
+        from metarl import config
+
+        return Path(config.load(path).run.directory)
+    except ImportError:  # of a package that is reported by name
+        return RUNS
+    except config.ConfigError:
+        return RUNS
 
 
 def show(finding: Finding) -> bool:

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
+from metarl.plaintext import writable
+
 MISTAKE, INTERRUPTED, TERMINATED, PIPE_CLOSED = 2, 130, 143, 141
 LONGEST = 300
 """Characters of a message that a stranger wrote."""
@@ -20,7 +22,7 @@ GRACE = 3.0
 """Seconds that a call of an environment has to return once the process shall end."""
 EXPECTED = {
     "metarl.config": ("ConfigError",),
-    "metarl.runs": ("RunError",),
+    "metarl.record": ("RunError",),
     "metarl.checkpoints": ("CheckpointError",),
     "metarl.datasets": ("DatasetError",),
     "metarl.failures": ("EnvironmentFailureError",),
@@ -144,14 +146,14 @@ def _leave_if_open(call: Any, sentence: str, code: int) -> None:
 
 
 class _Output:
-    """A stream whose failures are told from those of files."""
+    """A stream whose failures are told from those of files, and that takes what its encoding does not have."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         with _output_named():
-            return self._stream.write(text)
+            return self._stream.write(writable(text, self._stream))
 
     def flush(self) -> None:
         with _output_named():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -150,15 +149,23 @@ class _Recorder:
         return problem.objective(meta, batch, variant, iteration, share.join)
 
 
-@contextmanager
-def left_out_if(skip: bool) -> Iterator[None]:
-    """Leave an evaluation out, with a warning, where a number in it is not finite; else raise."""
+def validated(
+    evaluate: Callable[[], float], skip: bool
+) -> tuple[float | None, NonFiniteError | None]:
+    """The score of an evaluation on the way, or the error to raise once the iteration that it is of is saved.
+
+    Args:
+        evaluate: gives the score.
+        skip: warn, and leave the evaluation out, where a number in it is not finite: no score and no error.
+    """
     try:
-        yield
+        return evaluate(), None
     except NonFiniteError as error:
-        if not skip:
-            raise
-        logger.warning("%s This evaluation is left out.", error)
+        named = NonFiniteError(f"evaluation on validation tasks: {error}", *error.tasks)
+    if not skip:
+        return None, named
+    logger.warning("%s This evaluation is left out.", named)
+    return None, None
 
 
 def _first_not_finite(

@@ -42,7 +42,7 @@ def sparklines(*series: Sequence[float], blocks: str = BLOCKS) -> list[str]:
     ]
 
 
-def writable(text: str, stream: Any) -> str:
-    """The text with ``?`` for what the stream's encoding cannot write."""
+def writable(text: str, stream: Any, errors: str = "replace") -> str:
+    """The text with ``?``, or what Python's handler ``errors`` gives, for what the stream's encoding cannot write."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, errors="replace").decode(encoding)
+    return text.encode(encoding, errors=errors).decode(encoding)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 
 from metarl import disk
+from metarl.record import RunError
 
 PACKAGES = {"metarl": "metarl-torch", "torch": "torch", "mujoco": "mujoco"} | {
     name: name
@@ -41,27 +44,61 @@ def describe() -> dict[str, Any]:
     }
 
 
-def write(path: Path) -> None:
-    """Record what a run was started on."""
-    disk.replace(path, _to_json(describe()))
+def begun() -> dict[str, Any]:
+    """What is recorded as a run begins: `describe`, an id, and that it has ``saved`` no checkpoint yet."""
+    return {"id": secrets.token_hex(8), "saved": False, **describe()}
 
 
-def resumed(path: Path, iteration: int) -> bytes:
-    """The record with what a run is continued on added to it, under ``resumed``.
+def resumed(
+    facts: Mapping[str, Any],
+    iteration: int,
+    changed: Mapping[str, tuple[Any, Any]] | None,
+    run_id: str | None = None,
+) -> dict[str, Any]:
+    """The same as it is continued: what on, and with which settings changed, is added under ``resumed``.
+
+    Args:
+        facts: what `read` gave; of an older run they have no id.
+        iteration: the first one to come.
+        changed: settings, each with its value before and now; None: not known.
+        run_id: what its checkpoint says, for a run that has none.
+    """
+    entry = {"iteration": iteration, "changed": changed, **describe()}
+    named = facts if "id" in facts else {"id": run_id or secrets.token_hex(8), **facts}
+    return {**named, "saved": iteration > 0, "resumed": [*facts.get("resumed", []), entry]}
+
+
+def write(path: Path, facts: Mapping[str, Any]) -> None:
+    """Record what `begun` or `resumed` says."""
+    disk.replace(path, (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `write` wrote; nothing where there is no file.
 
     Raises:
-        ValueError: the record is not what `write` or this wrote.
+        RunError: it is something else, or cannot be read.
     """
-    try:
-        record = json.loads(path.read_bytes()) if path.exists() else {}
-        before = [*record.get("resumed", [])]
-    except (AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(str(error)) from None
-    return _to_json(record | {"resumed": [*before, {"iteration": iteration, **describe()}]})
+    with disk.failures_as(RunError, path):
+        try:
+            facts = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError):
+            facts = None
+    if not _is_known(facts):
+        raise RunError(f"{path}: is damaged; restore the file, or remove it.")
+    return dict(facts)
 
 
-def _to_json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1) + "\n").encode()
+def _is_known(facts: Any) -> bool:
+    """Whether it is what `write` writes, as far as it is read again."""
+    return (
+        isinstance(facts, dict)
+        and isinstance(facts.get("id", ""), str)
+        and isinstance(facts.get("saved", True), bool)
+        and isinstance(facts.get("resumed", []), list)
+    )
 
 
 def _version(package: str) -> str | None:

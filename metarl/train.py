@@ -10,10 +10,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from metarl import config
+from metarl.plaintext import writable
 from metarl.ranks import ALONE, Alone, Unrecorded, connected, silence
 from metarl.schema import Config, config_of
 from metarl.training import Training
@@ -127,20 +129,6 @@ def _find_run(options: argparse.Namespace) -> Path:
     return runs.find_run(options.resume, root)
 
 
-def _restore(training: Training, path: Path) -> None:
-    from metarl import checkpoints
-
-    found, refused = checkpoints.newest_valid(path, training.restore)
-    for reason in refused:
-        print(f"warning: {reason}", file=sys.stderr)
-    if found is None and not refused:
-        print(f"warning: {path}: has no checkpoint yet, so it begins anew.", file=sys.stderr)
-    if found is None and refused:
-        raise checkpoints.CheckpointError(
-            f"{path}: has no checkpoint that can be used; start a new run."
-        )
-
-
 def _agreed(ranks: Alone, load: Callable[[], Config]) -> Config:
     """The settings as the first process reads them: the others need no file."""
     return ranks.from_first(load, lambda settings: settings.model_dump_json().encode(), config_of)
@@ -148,7 +136,8 @@ def _agreed(ranks: Alone, load: Callable[[], Config]) -> Config:
 
 def _print_config(settings: Config, ranks: Alone) -> int:
     if ranks.first:
-        print(config.dump(settings), end="")
+        # Text beyond ASCII stands between double quotes, where YAML reads escapes: it stays the same setting.
+        print(writable(config.dump(settings), sys.stdout, "backslashreplace"), end="")
     return 0
 
 
@@ -168,9 +157,9 @@ def resume(path: Path, settings: Config, ranks: Alone = ALONE) -> int:
     from metarl import runs
 
     with Training(settings, ranks) as training:
-        ranks.on_first(lambda: _restore(training, path), lambda: None)
+        origin = ranks.on_first(lambda: training.restore_newest(path), lambda: None)
         training.spread()
-        reopen = lambda: runs.Run.reopen(path, training.iteration, settings)  # noqa: E731
+        reopen = lambda: runs.Run.reopen(path, training.iteration, settings, origin)  # noqa: E731
         with ranks.on_first(reopen, Unrecorded) as run:
             return train(training, run)
 
@@ -182,7 +171,7 @@ def train(training: Training, run: Any) -> int:
         Exit code: 0, or 128 plus the signal that ended it; its checkpoint is saved then.
     """
     from metarl.display import Display
-    from metarl.guard import left_out_if
+    from metarl.guard import validated
     from metarl.interrupts import Interrupts
 
     settings, ranks = training.settings, training.ranks
@@ -199,16 +188,18 @@ def train(training: Training, run: Any) -> int:
             reports = evaluates or is_due(settings.run.log_every, i, done)
             if reports:
                 display.update(i, metrics)
-            score = None
+            score, failure = None, None
             if evaluates:
-                with left_out_if(settings.on_nonfinite == "skip_task"):
-                    score = evaluate(training, run, metrics, display)
+                measure = partial(evaluate, training, run, metrics, display)
+                score, failure = validated(measure, settings.on_nonfinite == "skip_task")
             stop = ranks.at_boundary(int(interrupts.received or 0), training.fingerprint)
             with ranks.writing():
                 if reports or stop:
                     run.log(i - 1, metrics)
                 if stop or evaluates or is_due(settings.run.checkpoint_every, i, done):
                     training.save(run, score)
+            if failure is not None:
+                raise failure
             if stop and not done:
                 name = signal.Signals(stop).name
                 display.note(f"stopped by {name}; continue with --resume {run.path}")

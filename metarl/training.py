@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metarl.ranks import ALONE, Alone
 from metarl.schema import Config
+
+if TYPE_CHECKING:
+    from metarl.checkpoints import Origin
 
 
 class Training:
@@ -67,6 +71,31 @@ class Training:
         memory, values = self.outer.state()
         tensors = meta_to_tensors(self.meta) | outer_to_tensors(memory)
         return tensors, {"env_steps": self.env_steps, "outer": values}
+
+    def restore_newest(self, run: Path) -> Origin | None:
+        """Continue from a run's newest checkpoint that can be used, with a warning for each that cannot.
+
+        Returns:
+            What the checkpoint says of its run; None where it does not, or the run has none yet and begins anew.
+
+        Raises:
+            CheckpointError: none of its checkpoints can be used.
+            RunError: its checkpoints are gone.
+        """
+        from metarl import checkpoints, runs
+
+        found, refused = runs.newest_checkpoint(run, self.restore)
+        for reason in refused:
+            print(f"warning: {reason}", file=sys.stderr)
+        if found is not None:
+            return found.origin
+        if refused:
+            raise checkpoints.CheckpointError(
+                f"{run}: has no checkpoint that can be used; start a new run."
+            )
+        runs.check_unsaved(run)
+        print(f"warning: {run}: has no checkpoint yet, so it begins anew.", file=sys.stderr)
+        return None
 
     def restore(self, checkpoint: Any) -> None:
         """Continue from a checkpoint; CheckpointError, and nothing changed, where it does not fit."""

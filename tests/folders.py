@@ -47,6 +47,11 @@ def run_settings(folder: Path) -> Config:
     return config.load(path)
 
 
+def new_run(settings: Config, folder: Path) -> Run:
+    """Under ``folder/runs``."""
+    return Run.create(settings, "a", folder / "runs")
+
+
 def fill(run: Run, start: int, stop: int, sign: int) -> None:
     """Record, draw and save some iterations, whose values have a sign."""
     for i in range(start, stop):

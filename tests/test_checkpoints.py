@@ -113,6 +113,10 @@ def test_a_manifest_of_anything_is_refused(saved, content):
         {"iteration": True},
         {"tensors": [1]},
         {"files": {}},
+        {"origin": {"run": "a1"}},
+        {"origin": {"run": 1, "lines": 1}},
+        {"origin": {"run": "a1", "lines": True}},
+        {"origin": []},
     ],
 )
 def test_a_manifest_that_was_sealed_by_another_is_refused(saved, change):
@@ -263,6 +267,35 @@ def test_later_checkpoints_are_set_aside_not_lost(tmp_path):
     assert [path.name for path in checkpoints.in_order(run / "checkpoints")] == ["000001"]
     aside = run / "checkpoints/000003.refused"
     assert checkpoints.load(aside).iteration == 3
+
+
+def test_what_was_set_aside_before_makes_way_whatever_it_is(tmp_path):
+    """A file, where a file had the name of a checkpoint; a link, but not what it leads to."""
+    run = run_with(tmp_path, 1.0, 2.0, 3.0)
+    (run / "checkpoints/000002.refused").symlink_to(run / "checkpoints/000001")
+    (run / "checkpoints/000003.refused").write_text("no folder")
+    checkpoints.set_aside(run / "checkpoints", 1)
+    for iteration in (2, 3):
+        aside = run / f"checkpoints/{iteration:06d}.refused"
+        assert checkpoints.load(aside).iteration == iteration
+    assert checkpoints.load(run / "checkpoints/000001").iteration == 1
+
+
+def test_a_file_with_the_name_of_a_checkpoint_is_replaced_and_removed(tmp_path):
+    run = run_with(tmp_path, None, None)
+    for name in ("000000", "000003"):
+        (run / "checkpoints" / name).write_text("no folder")
+    run_with(tmp_path, None, None, None)
+    checkpoints.prune(run / "checkpoints", keep=2)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["000002", "000003"]
+    assert checkpoints.load(run / "checkpoints/000003").iteration == 3
+
+
+def test_what_run_it_is_of_comes_back_with_it(tmp_path):
+    origin = checkpoints.Origin("a1b2", 3)
+    path = checkpoints.save(tmp_path, 1, {}, {"i": 1}, origin=origin)
+    assert checkpoints.load(path).origin == origin
+    assert checkpoints.load(checkpoints.save(tmp_path, 2, {}, {})).origin is None
 
 
 def test_a_copied_checkpoint_loads_from_anywhere(saved, tmp_path):

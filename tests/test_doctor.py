@@ -134,6 +134,65 @@ def _advice(subject):
     return [finding.advice for finding in doctor.devices() if finding.subject == subject]
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "hidden/runs"])
+def test_a_folder_that_cannot_even_be_looked_for(tmp_path, name, monkeypatch):
+    """A name longer than any; a folder below one that may not be entered, which root may."""
+    exists = Path.exists
+
+    def forbidden(path, **options):
+        if path.parent.name == "hidden":
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    finding = doctor._folder("runs", tmp_path / name, serious=True)
+    reason = "Permission denied" if name.startswith("hidden") else "File name too long"
+    assert finding.found == f"{tmp_path / name}: cannot be written ({reason})"
+    assert finding.serious
+
+
+@pytest.mark.parametrize("option", [[], ["--run-dir"]])
+def test_the_folder_of_runs_is_the_configurations_or_the_one_asked_for(
+    drawing, tmp_path, capsys, option
+):
+    """Nothing can be made below a file."""
+    (tmp_path / "file").touch()
+    path = tmp_path / "a.yaml"
+    path.write_text(f"{Path(CONFIG).read_text()}\nrun: {{directory: {tmp_path}/file/runs}}\n")
+    asked = [*option, str(tmp_path)] if option else []
+    assert doctor.main([*asked, str(path)]) == (0 if option else 2)
+    said = capsys.readouterr().out
+    assert (f"PROBLEM  runs: {tmp_path}/file/runs: cannot be written" in said) == (not option)
+    assert (f"ok       runs: {tmp_path}, " in said) == bool(option)
+
+
+def test_a_configuration_that_cannot_be_read_has_the_usual_folder(tmp_path):
+    assert doctor._configured_runs(str(tmp_path / "nowhere.yaml")) == Path("runs")
+
+
+def test_a_cache_that_cannot_be_written(pictures, tmp_path, monkeypatch):
+    """A note, but for a configuration that needs it."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "file"))
+    *_, finding = doctor.folders(tmp_path)
+    assert finding.found == f"{tmp_path}/file/datasets: cannot be written (Not a directory)"
+    assert finding.advice == "set METARL_CACHE to a folder that can be written"
+    assert not finding.serious
+    (needed,) = doctor.configuration(small_images(tmp_path))
+    assert needed == finding._replace(serious=True)
+
+
+def test_no_home_to_cache_in(monkeypatch, tmp_path):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("METARL_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    *_, finding = doctor.folders(tmp_path)
+    assert (finding.subject, finding.serious) == ("image cache", False)
+    assert "there is no home folder to cache image sets in" in finding.found
+
+
 def test_a_disk_with_little_room(monkeypatch, tmp_path):
     free = os.statvfs(tmp_path)
     monkeypatch.setattr(doctor, "ENOUGH_BYTES", free.f_blocks * free.f_frsize + 1)
@@ -149,6 +208,17 @@ def pictures(monkeypatch, tmp_path):
     pictures = folders.tiny_image_set(tmp_path, monkeypatch)
     monkeypatch.setenv("METARL_DATA", str(pictures))
     return pictures
+
+
+def small_images(folder: Path) -> str:
+    """A configuration of the tiny image set; its path."""
+    settings = ROOT.joinpath("configs/miniimagenet_5way_1shot.yaml").read_text()
+    for key, value in (("ways: 5", "ways: 2"), ("queries: 15", "queries: 2")):
+        assert key in settings
+        settings = settings.replace(key, value)
+    path = folder / "a.yaml"
+    path.write_text(settings)
+    return str(path)
 
 
 def test_image_sets_that_are_found_and_those_that_are_not(pictures):
@@ -172,21 +242,16 @@ def test_an_image_set_that_cannot_be_searched_is_a_note(monkeypatch):
 
 
 def test_looking_at_a_configuration_of_images_caches_none(pictures, tmp_path):
-    settings = ROOT.joinpath("configs/miniimagenet_5way_1shot.yaml").read_text()
-    for key, value in (("ways: 5", "ways: 2"), ("queries: 15", "queries: 2")):
-        assert key in settings
-        settings = settings.replace(key, value)
-    path = tmp_path / "a.yaml"
-    path.write_text(settings)
-    (finding,) = doctor.configuration(str(path))
+    path = small_images(tmp_path)
+    (finding,) = doctor.configuration(path)
     assert "mini-imagenet, 2-way 1-shot can be trained once its images are cached" in finding.found
     assert not (tmp_path / "cache").exists()
     datasets.load("mini-imagenet", "train")
-    (finding,) = doctor.configuration(str(path))
+    (finding,) = doctor.configuration(path)
     assert finding.found.endswith("is ready to train")
     assert finding.advice == ""
     pictures.rename(tmp_path / "elsewhere")
-    (finding,) = doctor.configuration(str(path))
+    (finding,) = doctor.configuration(path)
     assert "mini-imagenet: not found in" in finding.found
     assert finding.serious
 

@@ -1,6 +1,7 @@
 """How a command ends: exit codes, one sentence, no traceback."""
 
 import importlib
+import io
 import os
 import signal
 import subprocess
@@ -55,7 +56,7 @@ def test_every_kind_of_expected_error_is_there():
     from metarl.failures import EnvironmentFailureError
     from metarl.nonfinite import NonFiniteError
     from metarl.problems.environments import UnusableEnvironmentError
-    from metarl.runs import RunError
+    from metarl.record import RunError
 
     kinds = [CheckpointError, RunError, UnusableEnvironmentError, EnvironmentFailureError]
     kinds += [DatasetError, NonFiniteError]
@@ -152,6 +153,15 @@ def test_an_output_that_is_full_is_named(count):
         )
     said = "metarl: error: standard output cannot be written (No space left on device).\n"
     assert (done.stderr, done.returncode) == (said, 2)
+
+
+def test_what_the_output_cannot_encode_is_replaced(monkeypatch):
+    """A name on an ASCII output, and a name that is no text at all."""
+    for encoding, shown in (("ascii", b"r? r?\n"), ("utf-8", b"r\xc3\xa9 r?\n")):
+        taken = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(taken, encoding=encoding))
+        assert run_command(lambda: print("r\xe9 r\udcff") or 0) == 0
+        assert taken.getvalue() == shown
 
 
 def test_streams_that_are_closed_lead_nowhere():

@@ -13,7 +13,7 @@ from metarl.data import Examples, Meta, MetaBatch, Outcome
 from metarl.functional.objectives import Linearisation, Objective
 from metarl.functional.params import flatten_meta, for_tasks
 from metarl.functional.trpo import TrustRegion
-from metarl.guard import Guard, left_out_if
+from metarl.guard import Guard, validated
 from metarl.nonfinite import NonFiniteError
 from metarl.outer import PPO, TRPO, Adam, Descent, Schedule
 from metarl.problems.environments import EnvironmentFamily
@@ -230,8 +230,12 @@ def test_nothing_is_logged_of_skipping_where_it_is_not_asked_for():
 
 
 def test_an_evaluation_is_left_out_only_where_tasks_may_be(caplog):
-    with left_out_if(True):
+    def diverge():
         raise NonFiniteError("X-v0: rewards not finite.", 1)
-    assert "X-v0: rewards not finite. This evaluation is left out." in caplog.text
-    with pytest.raises(NonFiniteError), left_out_if(False):
-        raise NonFiniteError("X-v0: rewards not finite.", 1)
+
+    said = "evaluation on validation tasks: X-v0: rewards not finite."
+    assert validated(diverge, skip=True) == (None, None)
+    assert f"{said} This evaluation is left out." in caplog.text
+    score, error = validated(diverge, skip=False)
+    assert (score, str(error), error.tasks) == (None, said, (1,))
+    assert validated(lambda: 3.0, skip=False) == (3.0, None)

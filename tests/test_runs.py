@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import config, runs, system
-from metarl.checkpoints import CheckpointError
+from metarl import config, finding, runs, system
 from metarl.runs import Run, RunError
 
 
@@ -27,12 +24,12 @@ def settings(tmp_path):
 
 @pytest.fixture
 def run(settings, tmp_path):
-    with Run.create(settings, "a", tmp_path / "runs") as run:
+    with folders.new_run(settings, tmp_path) as run:
         yield run
 
 
 def test_a_new_run_records_what_is_needed_to_repeat_it(run, settings):
-    assert runs._RUN_NAME.fullmatch(run.path.name)
+    assert finding.RUN_NAME.fullmatch(run.path.name)
     assert run.path.parent.name == "a"
     assert config.load(run.path / "config.yaml") == settings
     record = json.loads((run.path / "system.json").read_text())
@@ -52,29 +49,6 @@ def test_runs_that_start_together_get_folders_of_their_own(settings, tmp_path):
         paths = list(pool.map(create, range(24)))
     assert len(set(paths)) == 24
     assert all((path / "config.yaml").is_file() for path in paths)
-
-
-def test_every_float_round_trips_and_what_is_no_number_is_null(run):
-    numbers = [0.1, -0.0, 1e-320, 1 / 3, 1.7976931348623157e308, float(np.float32(0.1))]
-    metrics = {str(i): value for i, value in enumerate(numbers)}
-    odd = {
-        "nan": math.nan,
-        "inf": -math.inf,
-        "tensor": torch.tensor(0.5),
-        "array": np.float64(0.25),
-    }
-    run.log(0, metrics | odd | {"accepted": True, "env_steps": 10**15})
-    (record,) = runs.read_metrics(run.path)
-    assert [repr(record[name]) for name in metrics] == [repr(value) for value in numbers]
-    assert (record["nan"], record["inf"]) == (None, None)
-    assert (record["tensor"], record["array"], record["accepted"]) == (0.5, 0.25, 1.0)
-    assert record["env_steps"] == 10**15
-    assert record["iteration"] == 0
-
-
-def test_a_record_is_on_disk_at_once(run):
-    run.log(0, {"a": 1.0})
-    assert runs.read_metrics(run.path)[0]["a"] == 1.0
 
 
 @pytest.mark.parametrize("how", ["closed", "killed", "cut short"])
@@ -124,20 +98,12 @@ def test_resuming_in_place_keeps_everything(run, settings):
     with Run.reopen(run.path, 3, longer):
         assert (run.path / "metrics.jsonl").read_bytes() == before
         assert config.load(run.path / "config.yaml").iterations == 20
+        (resumed,) = system.read(run.path / "system.json")["resumed"]
+        assert resumed["changed"] == {"iterations": [9, 20]}
     assert sorted(path.name for path in run.path.glob("figures/curve/*")) == [
         f"00000{i}.png" for i in (1, 2, 3)
     ]
     assert (run.path / "figures/mine.png").exists()
-
-
-def test_a_full_disk_is_one_sentence(run):
-    record = run.path / "metrics.jsonl"
-    record.unlink()
-    record.symlink_to("/dev/full")
-    run._metrics = record.open("wb", buffering=0)
-    with pytest.raises(RunError, match="No space left on device") as caught:
-        run.log(0, {"a": 1.0})
-    assert "metrics.jsonl" in str(caught.value)
 
 
 def test_a_run_that_cannot_be_made_leaves_nothing(settings, tmp_path, monkeypatch):
@@ -145,7 +111,7 @@ def test_a_run_that_cannot_be_made_leaves_nothing(settings, tmp_path, monkeypatc
     with pytest.raises(RunError, match="Not a directory"):
         Run.create(settings, "a", tmp_path / "file")
 
-    def fail(_: Path) -> None:
+    def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(system, "write", fail)
@@ -179,7 +145,7 @@ def test_a_run_that_was_killed_can_be_opened_at_once(settings, tmp_path):
     run.close()
     code = (
         "import os, sys; from metarl.runs import Run; run = Run.reopen(sys.argv[1], 0);"
-        "run.log(0, {'a': 1.0}); run._metrics.write(b'{\"iter');"
+        "run.log(0, {'a': 1.0}); run._record._file.write(b'{\"iter');"
         "os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(run.path)], check=False)
@@ -190,65 +156,37 @@ def test_a_run_that_was_killed_can_be_opened_at_once(settings, tmp_path):
     assert [record["a"] for record in runs.read_metrics(run.path)] == [1.0, 2.0]
 
 
-def test_a_damaged_record_is_refused_and_left_as_it_is(run):
+def test_changed_settings_are_recorded_where_the_run_goes_on_with_them(settings, run):
     folders.fill(run, 0, 3, sign=1)
     run.close()
-    metrics = run.path / "metrics.jsonl"
-    damaged = metrics.read_bytes().replace(b'{"iteration": 1,', b'{"iteration" 1,')
-    metrics.write_bytes(damaged)
-    with pytest.raises(RunError, match=r"metrics\.jsonl: line 3 is damaged"):
-        Run.reopen(run.path, 2)
-    assert metrics.read_bytes() == damaged
-    metrics.write_bytes(b"7\n")
-    with pytest.raises(RunError, match="line 1 is damaged"):
-        runs.read_metrics(run.path)
+    path = run.path / "config.yaml"
+    changed = config.load(path, ["seed=9", "inner.lr=0.3", "outer={method: vpg, lr: 0.1}"])
+    Run.reopen(run.path, 3, changed).close()
+    Run.reopen(run.path, 3).close()
+    path.write_text(path.read_text().replace("iterations: 9", "iterations: 0"))
+    Run.reopen(run.path, 2, settings).close()
+    first, second, third = system.read(run.path / "system.json")["resumed"]
+    assert first["iteration"] == 3
+    expected = {"seed": [1, 9], "inner.lr": [0.1, 0.3], "outer.method": ["trpo", "vpg"]}
+    assert expected.items() <= first["changed"].items()
+    assert first["changed"]["outer.lr"] == [None, 0.1]
+    assert (second["changed"], third["changed"]) == ({}, None)
 
 
-def test_latest_is_the_run_created_last_in_any_group(settings, tmp_path):
-    root = tmp_path / "runs"
-    names = ["b/20250101T000000Z-s1", "a/20250102T000000Z-s1", "b/20241231T235959Z-s9"]
-    for name in names:
-        (root / name).mkdir(parents=True)
-        (root / name / "config.yaml").write_text(config.dump(settings))
-    (root / "reference/curves").mkdir(parents=True)
-    (root / "reference/curves/config.yaml").touch()
-    os.utime(root / names[0])
-    assert runs.find_run("latest", root) == root / names[1]
-    with Run.create(settings, "c", root) as first, Run.create(settings, "c", root) as second:
-        assert first.path != second.path
-        assert runs.find_run("latest", root) == second.path
-
-
-def test_a_run_and_a_checkpoint_are_found_by_path(run):
+def test_a_run_without_an_id_gets_that_of_its_checkpoint_or_a_new_one(run):
     folders.fill(run, 0, 3, sign=1)
-    checkpoint = run.path / "checkpoints/000002"
-    assert runs.find_run(run.path) == run.path
-    assert runs.find_run(checkpoint) == run.path
-    assert runs.find_checkpoint(checkpoint)[0].iteration == 2
-    assert runs.find_checkpoint(run.path)[0].iteration == 3
-    (run.path / "checkpoints/000003/state.json").unlink()
-    found, refused = runs.find_checkpoint(run.path)
-    assert found.iteration == 2
-    assert len(refused) == 1
-
-
-def test_what_is_not_there_is_one_sentence(run, tmp_path):
-    with pytest.raises(RunError, match="holds no run"):
-        runs.find_run("latest", tmp_path / "nothing")
-    with pytest.raises(RunError, match="no such folder"):
-        runs.find_run(tmp_path / "nothing")
-    with pytest.raises(RunError, match=r"is not a run, it has no config\.yaml"):
-        runs.find_run(tmp_path)
-    with pytest.raises(CheckpointError, match="has no checkpoint yet"):
-        runs.find_checkpoint(run.path)
-    run.save_checkpoint(1, {}, {})
-    (run.path / "checkpoints/000001/state.json").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"none that can be trusted: .*state\.json: is missing"
-    ):
-        runs.find_checkpoint(run.path)
-    with pytest.raises(RunError, match=r"metrics\.jsonl"):
-        runs.read_metrics(tmp_path)
+    run.close()
+    origin = runs.find_checkpoint(run.path)[0].origin
+    facts = run.path / "system.json"
+    before = system.read(facts)
+    assert before["id"] == origin.run
+    facts.unlink()
+    Run.reopen(run.path, 3, origin=origin).close()
+    assert system.read(facts)["id"] == origin.run
+    facts.write_text("{}")
+    Run.reopen(run.path, 3).close()
+    assert len(system.read(facts)["id"]) == len(origin.run)
+    assert system.read(facts)["id"] != origin.run
 
 
 def test_the_checkpoints_kept_are_those_of_the_settings(run):

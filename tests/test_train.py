@@ -1,5 +1,6 @@
 """The training program, through its command line: what a run holds, resuming, signals, mistakes."""
 
+import io
 import json
 import signal
 import subprocess
@@ -268,6 +269,15 @@ def test_print_config_prints_every_setting_and_trains_nothing(tmp_path, capsys):
     assert main([str(CONFIG), "inner.lr=0.25", "--print-config"]) == 0
     path.write_text(capsys.readouterr().out)
     assert config.load(path) == config.load(CONFIG, ["inner.lr=0.25"])
+
+
+def test_an_ascii_output_gets_the_same_settings(tmp_path, monkeypatch):
+    taken, named = io.BytesIO(), ["run.directory=é", "problem.env_kwargs.name=日本𝄞"]
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(taken, encoding="ascii"))
+    assert main([str(CONFIG), *named, "--print-config"]) == 0
+    path = tmp_path / "printed.yaml"
+    path.write_bytes(taken.getvalue())
+    assert config.load(path) == config.load(CONFIG, named)
 
 
 def test_fast_dev_run_does_one_of_everything(tmp_path):

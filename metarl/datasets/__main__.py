@@ -11,7 +11,6 @@ from metarl.datasets.layouts import classes_of
 from metarl.datasets.progress import say
 from metarl.datasets.sets import SETS
 from metarl.errors import MISTAKE, run_command
-from metarl.plaintext import writable
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,7 +128,7 @@ def _state(found: cache.Cached) -> str:
 
 
 def _show(line: str) -> None:
-    print(writable(line, sys.stdout), flush=True)
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

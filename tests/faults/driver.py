@@ -138,11 +138,20 @@ def record(run: Path) -> list[dict[str, Any]]:
 
 
 def board(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every point that TensorBoard has, doubles too, without what a clock measured."""
-    shown = EventAccumulator(str(run), purge_orphaned_data=False, size_guidance={"scalars": 0})
+    """Every point that TensorBoard has, each (tag, step) once, without what a clock measured."""
+    everything = {"scalars": 0, "images": 0}
+    shown = EventAccumulator(str(run), purge_orphaned_data=False, size_guidance=everything)
     shown.Reload()
-    tags = [tag for tag in shown.Tags()["scalars"] if tag not in CLOCKS]
-    return {tag: [(point.step, point.value) for point in shown.Scalars(tag)] for tag in tags}
+    points = {tag: shown.Scalars(tag) for tag in shown.Tags()["scalars"]}
+    pictures = {tag: shown.Images(tag) for tag in shown.Tags()["images"]}
+    for tag, events in (points | pictures).items():
+        steps = [event.step for event in events]
+        assert len(steps) == len(set(steps)), f"{run}: TensorBoard has {tag} twice of a step"
+    return {
+        tag: [(point.step, point.value) for point in events]
+        for tag, events in points.items()
+        if tag not in CLOCKS
+    }
 
 
 def assert_same_run(one: Path, other: Path) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from metarl import checkpoints, config, runs
-from metarl.checkpoints import MANIFEST, STATE, TENSORS, Checkpoint, CheckpointError
+from metarl.checkpoints import MANIFEST, STATE, TENSORS, Checkpoint, CheckpointError, Origin
 from metarl.config import ConfigError
 from metarl.data import Meta
 from metarl.functional.trpo import TrustRegion
@@ -116,7 +116,7 @@ def fuzz_checkpoint(folder: Path, rng: np.random.Generator) -> bytes:
     if not saved.exists():
         memory = {"outer/average": torch.ones(9)}
         state = {"env_steps": 5, "outer": {"steps": 3}}
-        checkpoints.save(folder, 7, meta_to_tensors(META) | memory, state, score=1.5)
+        checkpoints.save(folder, 7, meta_to_tensors(META) | memory, state, 1.5, Origin("a1", 3))
         use(checkpoints.load(saved))
         for name in (TENSORS, STATE, MANIFEST):
             (folder / name).write_bytes((saved / name).read_bytes())

@@ -234,13 +234,28 @@ def test_no_home_no_terminal_and_ascii(tmp_path):
     assert done.stderr == b""
 
 
+STOPPED_CLOCK = """
+import sys
+from datetime import datetime
+from metarl import runs, train
+
+class Stopped(datetime):
+    @classmethod
+    def now(cls, tz):
+        return cls(2026, 1, 2, 3, 4, 5, tzinfo=tz)
+
+runs.datetime = Stopped
+sys.exit(train.main())
+"""
+
+
 def test_two_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path):
-    arguments = driver.new(tmp_path, "iterations=1")
-    children = [
-        subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL) for _ in range(2)
-    ]
+    """At once, and in a second that does not end."""
+    command = [sys.executable, "-c", STOPPED_CLOCK, *driver.new(tmp_path, "iterations=1")]
+    children = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [child.wait(timeout=300) for child in children] == [0, 0]
-    first, second = tmp_path.glob("*/*")
+    first, second = sorted(tmp_path.glob("*/*"))
+    assert (first.name, second.name) == ("20260102T030405Z-s1", "20260102T030405Z-s1-2")
     driver.assert_same_run(first, second)
 
 

@@ -143,11 +143,23 @@ def test_what_is_no_checkpoint(server, whole, run, newest, spoil):
     assert_falls_back(server, whole, run, spoil(newest))
 
 
-def test_another_configurations(server, whole, run, newest):
-    other = whole(SAVED, "network.hidden_sizes=[5]")
+def put_in_place(other: Path, newest: Path) -> None:
+    """Copy another run's checkpoint of the same iteration over a run's own."""
     shutil.rmtree(newest)
     shutil.copytree(other / "checkpoints" / newest.name, newest)
+
+
+def test_another_configurations(server, whole, run, newest):
+    """One that does not say of which run it is, as older versions wrote them."""
+    put_in_place(whole(SAVED, "network.hidden_sizes=[5]"), newest)
+    forge_sums(newest, origin=None)
     assert_falls_back(server, whole, run, "does not fit the configuration")
+
+
+def test_another_runs(server, whole, run, newest):
+    """It would fit: only the numbers that it was trained with differ."""
+    put_in_place(whole(SAVED, "seed=7", "problem.discount=0.5"), newest)
+    assert_falls_back(server, whole, run, "is of another run, so it is not used here")
 
 
 class Malicious:
@@ -177,18 +189,29 @@ RECORDS = {
     "a line too deep": (runs.METRICS, "[" * 100_000, "line 2 is damaged"),
     "a line without its time": (runs.METRICS, '{"iteration": 1}', "line 2 is damaged"),
     "a line of text": (runs.METRICS, '{"iteration": 1, "time": 1, "a": "b"}', "line 2 is damaged"),
+    "a line less": (
+        runs.METRICS,
+        "",
+        f"has 2 lines before iteration {SAVED}, where the checkpoint's",
+    ),
+    "no file": (runs.METRICS, None, "is missing; restore the file"),
     "no JSON": (runs.SYSTEM, "{", "is damaged"),
     "another value": (runs.SYSTEM, "[]", "is damaged"),
     "another value inside": (runs.SYSTEM, '{"resumed": 3}', "is damaged"),
+    "another id": (runs.SYSTEM, '{"id": 3}', "is damaged"),
 }
 
 
 @pytest.mark.parametrize("case", RECORDS)
 def test_a_damaged_record_ends_it_before_anything_is_changed(server, run, case):
     name, text, said = RECORDS[case]
-    lines = (run / runs.METRICS).read_text().splitlines()
-    content = text if name == runs.SYSTEM else "\n".join([lines[0], text, *lines[2:], ""])
-    (run / name).write_text(content)
+    lines = (run / runs.METRICS).read_text().splitlines(keepends=True)
+    if text is None:
+        (run / name).unlink()
+    elif name == runs.METRICS:
+        (run / name).write_text("".join([lines[0], f"{text}\n" if text else "", *lines[2:]]))
+    else:
+        (run / name).write_text(text)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     ended = server.run(f"iterations={LENGTH}", "--resume", str(run))
     driver.assert_one_sentence(ended, str(run / name), said)
@@ -205,6 +228,23 @@ def test_no_run_starts_from_scratch_in_silence(server, whole, run):
     assert (run / runs.METRICS).read_bytes() == before
     shutil.rmtree(run / "checkpoints")
     ended = server.run("--resume", str(run))
-    assert ended.code == 0
-    assert ended.err == f"warning: {run}: has no checkpoint yet, so it begins anew.\n"
+    said = f"its record has {SAVED} iterations, but there is no checkpoint; restore the checkpoints"
+    driver.assert_one_sentence(ended, str(run), said)
+    assert (run / runs.METRICS).read_bytes() == before
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_anew_and_says_so(
+    server, whole, tmp_path
+):
+    """The fifth fsync is of the record, before the checkpoint of the first iteration is written."""
+    arguments = driver.new(tmp_path, f"iterations={SAVED}")
+    driver.assert_one_sentence(server.run(*arguments, hook=("fail_once", "fsync", 5)))
+    run = runs.find_run("latest", tmp_path)
+    assert len(driver.record(run)) == 1
+    assert not (run / "checkpoints").exists()
+    ended = server.run("--resume", str(run))
+    assert (ended.code, ended.err) == (
+        0,
+        f"warning: {run}: has no checkpoint yet, so it begins anew.\n",
+    )
     driver.assert_same_run(whole(SAVED), run)

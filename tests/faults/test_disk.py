@@ -83,10 +83,11 @@ def test_a_small_file_system_fills_up(server, whole, tmp_path, size):
         assert_resumable(server, left[0], reference)
 
 
-CALLS = [("fsync", 1), ("fsync", 5), ("fsync", 8), ("fsync", 13), ("rename", 1), ("rename", 3)]
+CALLS = [("fsync", 1), ("fsync", 5), ("fsync", 8), ("fsync", 11), ("fsync", 13), ("rename", 1)]
+CALLS += [("rename", 3), ("replace", 1), ("replace", 2), ("replace", 3)]
 
 
-@pytest.mark.parametrize(("call", "count"), [*CALLS, ("replace", 1), ("replace", 2)])
+@pytest.mark.parametrize(("call", "count"), CALLS)
 def test_a_call_that_fails_once_is_named_and_nothing_is_lost(server, whole, tmp_path, call, count):
     reference = whole(ITERATIONS)
     ended = server.run(*driver.new(tmp_path, LENGTH), hook=("fail_once", call, count))

@@ -165,6 +165,26 @@ def test_so_is_one_whose_gradients_are_too_long_for_their_norm(server, tmp_path,
     assert re.search(said, ended.err), ended.err
 
 
+DIVERGING = "evaluation={every: 2, tasks: 2, episodes: 2, steps: 2, lr: [0.1, 1e6]}"
+"""Its second gradient step throws the parameters away; training takes one, of another rate."""
+
+
+def test_a_validation_evaluation_that_diverges_says_so_and_does_not_stop_the_run_for_good(
+    server, whole, tmp_path
+):
+    """Iteration 2 is in the record and in a checkpoint, so that resuming goes on behind it."""
+    ended = server.run(*driver.new(tmp_path, "iterations=4", DIVERGING))
+    said = "evaluation on validation tasks: Navigation2D-v0, gradient step 2: actions not finite"
+    driver.assert_one_sentence(ended, said)
+    run = runs.find_run("latest", tmp_path)
+    assert driver.record(run) == driver.record(whole(2))
+    assert checkpoints.newest_valid(run)[0].iteration == 2
+    ended = server.run("--resume", str(run))
+    driver.assert_one_sentence(ended, said)
+    driver.assert_same_run(whole(4), run)
+    assert_finite(run)
+
+
 @pytest.mark.parametrize("policy", ["raise", "skip_task"])
 def test_a_simulation_that_mujoco_resets_in_silence_is_named(server, tmp_path, policy):
     """Its observations stay finite: the warning counters tell. In the third iteration's second wave."""
