@@ -62,7 +62,10 @@ class RankShare(Share):
         gathered = torch.cat(self.ranks.gather(torch.cat(rows, dim=1)))
         pieces = gathered.split([each.shape[1] for each in rows], dim=1)
         joined = [
-            piece.contiguous().view(leaf.dtype).reshape(-1, *leaf.shape[1:])
+            # Copied even where it is contiguous, as one row is: it may begin where no number of its type can.
+            piece.clone(memory_format=torch.contiguous_format)
+            .view(leaf.dtype)
+            .reshape(-1, *leaf.shape[1:])
             for piece, leaf in zip(pieces, leaves, strict=True)
         ]
         return pytree.tree_unflatten(joined, structure)

@@ -110,8 +110,8 @@ def test_stacked_examples_differ_by_the_rounding_of_a_sum_over_tasks(case):
         assert kept == pytest.approx(expected, rel=1e-5)
 
 
-def test_rows_of_any_kind_and_number_are_joined_in_order():
-    counts = [2, 0, 3]
+@pytest.mark.parametrize("counts", [[2, 0, 3], [0, 1, 0]])
+def test_rows_of_any_kind_and_number_are_joined_in_order(counts):
 
     def tree(rank):
         rows = torch.arange(10 * rank, 10 * rank + counts[rank])
