@@ -10,6 +10,7 @@ ENDURANCE_SECONDS ?= 3600
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+GPU_STAMP := $(VENV)/.installed-gpu
 
 .PHONY: run test slow gpu faults ranks fuzz endurance data lint bench install clean
 .DEFAULT_GOAL := run
@@ -23,7 +24,7 @@ test: $(STAMP)
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-gpu: $(STAMP)
+gpu: $(GPU_STAMP)
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 faults: $(STAMP)
@@ -63,6 +64,10 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 				"name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }; \
 		$(PYTHON) -m venv --clear $(VENV); }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(GPU_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gpu]'
 	@touch $@
 
 clean:

@@ -6,23 +6,23 @@ The processor's rows use as many threads as the largest of --threads. On a GPU e
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import torch
 from measuring import rounds, sizes, solvers, stages
+from measuring.clock import Clock
+from measuring.engines import OnDevice, OnThreads
 from measuring.report import Report, parser
 from torch.utils import _pytree as pytree
 
 from metarl.building import make_problem
 from metarl.errors import MISTAKE
-from metarl.functional.params import flatten_meta
+from metarl.functional.params import flatten_meta, for_tasks
 from metarl.functional.trpo import trust_region_step
 from metarl.problems.protocol import Variant
 from metarl.problems.rl import RLProblem
@@ -32,10 +32,9 @@ from metarl.seeding import Key, Stream, generator
 from metarl.train import meta_iteration
 from metarl.training import Training
 
-PARTS = ("physics", "update", "iteration")
+PARTS = ("physics", "waves", "update", "iteration")
 WORLDS, CPU_WORLDS, QUICK_WORLDS = (800, 4_000, 16_000, 65_536), (800, 4_000), (2, 4)
 STEPS, CPU_BUDGET, QUICK_STEPS = 100, 100_000, 3
-IDS = {"paper": {"preset": "paper"}, "gym": {"preset": "gym"}}
 
 
 def settle(device: str) -> None:
@@ -45,9 +44,19 @@ def settle(device: str) -> None:
 
 
 def timed_rows(
-    works: dict[str, Callable[[], Any]], options: argparse.Namespace
+    works: dict[str, Callable[[], Any]],
+    options: argparse.Namespace,
+    spare: Collection[str] = (),
+    where: str = "",
 ) -> dict[str, list[float]]:
-    """Seconds of each round of every alternative, side by side, each awaited."""
+    """Seconds of each round of every alternative, side by side, each awaited.
+
+    Args:
+        works: the alternatives.
+        options: of the command line, with the clock.
+        spare: those that are left out if time is short.
+        where: of what size they are.
+    """
 
     def awaited(work: Callable[[], Any]) -> Callable[[], None]:
         def run() -> None:
@@ -56,51 +65,23 @@ def timed_rows(
 
         return run
 
+    clock: Clock = options.clock
     alternatives = {name: awaited(work) for name, work in works.items()}
-    taken = rounds.interleave(alternatives, options.rounds)
+    begun = [name for name in works if name not in spare or clock.left() > 0]
+    warm_up = {name: rounds.timed(alternatives[name]).wall for name in begun}
+    kept, count = clock.fit(warm_up, spare, options.rounds)
+    clock.left_out += [f"{name}{where}" for name in works if name not in kept]
+    chosen = {name: alternatives[name] for name in kept}
+    taken = rounds.interleave(chosen, count, warm_ups=0)
     return {name: rounds.walls(timings) for name, timings in taken.items()}
 
 
-class OnThreads:
-    """So many worlds in MuJoCo's own engine, shared out over threads as training shares them."""
-
-    def __init__(self, preset: str, worlds: int, threads: int) -> None:
-        edges = np.linspace(0, worlds, threads + 1).astype(int)
-        self.pool = ThreadPoolExecutor(threads)
-        self.envs = [make_env("envs:HalfCheetahVel-v0", preset, int(n)) for n in np.diff(edges)]
-        rng = np.random.default_rng(0)
-        self.actions = [rng.normal(size=(env.num_envs, 6)) for env in self.envs]
-
-    def run(self, steps: int) -> None:
-        """Step all of them."""
-
-        def advance(item: tuple[Any, np.ndarray]) -> None:
-            env, actions = item
-            for _ in range(steps):
-                env.step(actions)
-
-        list(self.pool.map(advance, zip(self.envs, self.actions, strict=True)))
-
-
-class OnDevice:
-    """So many worlds in MuJoCo Warp."""
-
-    def __init__(self, preset: str, worlds: int, device: str) -> None:
-        self.env = make_env("envs:warp/HalfCheetahVel-v0", preset, worlds, device=device)
-        self.actions = torch.randn(worlds, 6, device=device)
-
-    def run(self, steps: int) -> None:
-        """Step all of them; returns before a GPU has done so."""
-        for _ in range(steps):
-            self.env.step(self.actions)
-
-
-def make_env(name: str, preset: str, worlds: int, **kwargs: Any) -> Any:
-    """A vector environment at the start of endless episodes."""
-    endless = {"max_episode_steps": -1} | IDS[preset] | kwargs
-    env = gym.make_vec(name, worlds, vectorization_mode="vector_entry_point", **endless)
-    env.reset(seed=0)
-    return env
+def compiling(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the first step of a preset costs where no kernel has been compiled yet, or none must be."""
+    began = time.perf_counter()
+    OnDevice(preset, QUICK_WORLDS[0], options.device).run(1)
+    settle(options.device)
+    return [{"preset": preset, "seconds": time.perf_counter() - began}]
 
 
 def physics(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -119,12 +100,53 @@ def physics(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             fewer = QUICK_STEPS if options.quick else fewer
             works["threads"] = lambda here=here, n=fewer: here.run(n)
             counts.append(fewer)
-        for (name, taken), count in zip(timed_rows(works, options).items(), counts, strict=True):
+        found = timed_rows(works, options, {"threads"}, f" with {worlds} worlds")
+        for (name, taken), count in zip(found.items(), counts, strict=False):
             row = {"preset": preset, "worlds": worlds, "engine": name, "seconds": taken}
             row["ms / step"] = 1000 * rounds.median(taken) / count
             row["steps/s"] = worlds * count / rounds.median(taken)
             rows.append(row | ({"ready after [s]": ready} if name == "mujoco-warp" else {}))
     return rows
+
+
+def waves(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Whole waves with a policy for each task: environments and policies on the device, and both on the processor."""
+    rows, threads = [], max(options.threads)
+    tasks = QUICK_WORLDS[0] if options.quick else 40
+    for least in QUICK_WORLDS if options.quick else WORLDS:
+        episodes = least // tasks
+        worlds = tasks * episodes
+        given = [f"outer.tasks={tasks}", f"problem.episodes={episodes}"]
+        there = [*given, "problem.physics=warp", f"device={options.device}"]
+        problems = {"mujoco-warp": problem_of(preset, options, there, options.device, 1)}
+        if options.quick or least in CPU_WORLDS:
+            problems["threads"] = problem_of(preset, options, given, "cpu", threads)
+        works = {name: wave_of(problem, tasks, options) for name, problem in problems.items()}
+        steps = worlds * problems["mujoco-warp"].environments.horizon
+        found = timed_rows(works, options, {"threads"}, f" with {worlds} worlds and a policy")
+        for name, taken in found.items():
+            row = {"preset": preset, "worlds": worlds, "engine": name, "walls": taken}
+            row["seconds"] = rounds.median(taken)
+            rows.append(row | {"steps/s": steps / rounds.median(taken)})
+        for problem in problems.values():
+            problem.close()
+    return rows
+
+
+def problem_of(
+    preset: str, options: argparse.Namespace, overrides: list[str], device: str, threads: int
+) -> RLProblem:
+    """The problem of a preset with some settings replaced."""
+    return problem_on(sizes.settings_of(preset, options.quick, overrides), device, threads)
+
+
+def wave_of(problem: RLProblem, tasks: int, options: argparse.Namespace) -> Callable[[], Any]:
+    """What samples a wave of the problem, as training does."""
+    meta = problem.initial_meta(generator(options.seed, Stream.INITIALISATION))
+    drawn = problem.sample_tasks(tasks, generator(options.seed, Stream.TRAIN_TASKS))
+    params, key = for_tasks(meta.theta, tasks), Key(options.seed, Stream.TRAIN_DATA)
+    sampler = problem._sampler(tasks, problem.sampling.episodes)
+    return lambda: sampler.wave(params, drawn, key, 0)
 
 
 def problem_on(settings: Config, device: str, threads: int) -> RLProblem:
@@ -157,12 +179,13 @@ def update(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         )
     rows = []
     for what, ways in works.items():
-        taken = timed_rows(ways, options)
-        base = next(iter(taken.values()))
+        first = next(iter(ways))
+        taken = timed_rows(ways, options, {first}, f", {what}")
+        base = taken.get(first)
         for name, seconds in taken.items():
             row = {"preset": preset, "what": what, "where": name, "seconds": seconds}
             row["ms"] = 1000 * rounds.median(seconds)
-            rows.append(row | {"x cpu": rounds.ratio(base, seconds)})
+            rows.append(row | {"x cpu": times_faster(base, seconds)})
     for problem in problems.values():
         problem.close()
     return rows
@@ -177,33 +200,33 @@ def iteration(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         f"{device}, physics there too": [f"device={device}", "problem.physics=warp"],
     }
     rows = []
+    first = next(iter(ways))
     for name, given in ways.items():
         overrides = [*given, f"threads={threads}", f"seed={options.seed}"]
         settings = sizes.settings_of(preset, options.quick, overrides)
-        taken = whole_iterations(settings, options)
-        found = split_iterations(settings, options)
-        row = {"preset": preset, "what": name, "seconds": rounds.median(taken), "walls": taken}
-        rows.append(row | found)
-    base = rows[0]["walls"]
-    return [row | {"x cpu": rounds.ratio(base, row["walls"])} for row in rows]
+        with Training(settings) as training:
+            work = lambda training=training: meta_iteration(training) and None  # noqa: E731
+            found = timed_rows({name: work}, options, {first}, ", whole iterations")
+        for taken in found.values():
+            row = {"preset": preset, "what": name, "seconds": rounds.median(taken), "walls": taken}
+            rows.append(row | split_iterations(settings, options, len(taken)))
+    base = rows[0]["walls"] if rows[0]["what"] == first else None
+    return [row | {"x cpu": times_faster(base, row["walls"])} for row in rows]
 
 
-def whole_iterations(settings: Config, options: argparse.Namespace) -> list[float]:
-    """Seconds of each iteration after a first one."""
-    with Training(settings) as training:
-        work = lambda: meta_iteration(training) and None  # noqa: E731
-        (taken,) = timed_rows({"iteration": work}, options).values()
-    return taken
+def times_faster(base: list[float] | None, seconds: list[float]) -> float | None:
+    """Than the processor, where that was measured."""
+    return None if base is None else rounds.ratio(base, seconds)
 
 
-def split_iterations(settings: Config, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds by stage, each awaited, which makes their sum more than an iteration."""
+def split_iterations(settings: Config, options: argparse.Namespace, count: int) -> dict[str, float]:
+    """Seconds by stage, each awaited, which makes their sum more than an iteration; of so many after a first one."""
     split = []
     with Training(settings) as training:
         assert isinstance(training.problem, RLProblem)
         settled = lambda: settle(options.device)  # noqa: E731
         with stages.watched(training.problem, settled) as watch:
-            for _ in range(1 + options.rounds):
+            for _ in range(1 + count):
                 watch.take()
                 meta_iteration(training)
                 split.append(watch.take())
@@ -226,6 +249,9 @@ def main() -> int:
     arguments.add_argument(
         "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure"
     )
+    arguments.add_argument(
+        "--minutes", type=float, default=7.0, help="after compiling; what does not fit is left out"
+    )
     options = arguments.parse_args()
     if (reason := obstacle(options.device)) is not None:
         print(f"gpu: {reason}", file=sys.stderr)
@@ -234,11 +260,21 @@ def main() -> int:
         options.rounds = 3
     report = Report("gpu", options)
     torch.set_num_threads(1)
+    for preset in options.presets:
+        title = "Compiling the kernels, or finding them, before the clock starts"
+        report.table(title, compiling(preset, options), ("preset", "seconds"))
+    seconds = math.inf if options.quick else 60 * options.minutes
+    options.clock = Clock(seconds, len(options.parts) * len(options.presets))
     tables: dict[str, Any] = {
         "physics": (
             "Environment steps per second, without a policy",
             physics,
             ("preset", "worlds", "engine", "ms / step", "steps/s", "ready after [s]"),
+        ),
+        "waves": (
+            "Whole waves with a policy",
+            waves,
+            ("preset", "worlds", "engine", "seconds", "steps/s"),
         ),
         "update": ("Parts of an update", update, ("preset", "what", "where", "ms", "x cpu")),
         "iteration": (
@@ -251,8 +287,13 @@ def main() -> int:
         title, work, columns = tables[part]
         for preset in options.presets:
             began = time.perf_counter()
+            options.clock.begin()
             report.table(title, work(preset, options), columns)
             print(f"({part} of {preset} took {time.perf_counter() - began:.0f} s)\n", flush=True)
+    report.record["left_out"] = options.clock.left_out
+    report.write()
+    if options.clock.left_out:
+        print(f"left out for want of time: {'; '.join(options.clock.left_out)}")
     return 0
 
 

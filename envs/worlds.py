@@ -66,6 +66,8 @@ class Worlds:
         )
         self._streams: dict[int, warp.Stream] = {}
         self._launch: Callable[[], None] | None = None
+        # They were made on a stream of Warp's own.
+        warp.synchronize_device(self._on)
 
     def set_state(self, rows: NDArray[np.int64] | slice, qpos: ArrayLike, qvel: ArrayLike) -> None:
         """Start some worlds anew, from positions [k, nq] and velocities [k, nv]."""
@@ -112,6 +114,8 @@ class Worlds:
     def _simulate(self) -> None:
         with self._scope():
             self._advance()
+        # The first steps may make arrays and load kernels on other streams; a graph's steps do not come here.
+        warp.synchronize_device(self._on)
 
     def _advance(self) -> None:
         for _ in range(self.frame_skip):

@@ -34,10 +34,12 @@ class Naming:
     Attributes:
         open: the calls that have not returned, of all threads, the newest last: where a process is that hangs.
         begun: how many there have been.
+        returned: environments, by their identity, and which of ``reset`` and ``step`` they have returned from.
     """
 
     open: ClassVar[dict[int, Naming]] = {}
     begun: ClassVar[int] = 0
+    returned: ClassVar[set[tuple[int, str]]] = set()
 
     def __init__(self, env: Any, where: str, slot: int | None = None) -> None:
         self.env, self.where, self.slot = env, where, slot
@@ -48,6 +50,8 @@ class Naming:
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
         Naming.open.pop(id(self), None)
+        if error is None:
+            Naming.returned.add(self._kind)
         if isinstance(error, EnvironmentFailureError):
             return
         # An environment that calls sys.exit must not end training as if it were done.
@@ -61,6 +65,15 @@ class Naming:
     def is_open(self) -> bool:
         """Whether the call has not returned."""
         return id(self) in Naming.open
+
+    @property
+    def first(self) -> bool:
+        """Whether the environment has not returned from such a call before."""
+        return self._kind not in Naming.returned
+
+    @property
+    def _kind(self) -> tuple[int, str]:
+        return id(self.env), self.where.partition(" ")[0]
 
     def place(self) -> str:
         """The environment, the slot if it is known, and the step."""

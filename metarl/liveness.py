@@ -25,8 +25,9 @@ BEAT = 0.5
 """Seconds between two signs of life."""
 SILENT, SUSPECTED = 10.0, 2.5
 """Seconds without one after which a process counts as gone; the same where a connection has broken."""
-STUCK, SLOW = 20.0, 60.0
-"""Seconds for which the others wait while one call of an environment lasts; and without any progress at all."""
+STUCK, FIRST, SLOW = 20.0, 600.0, 60.0
+"""Seconds for which the others wait while one call of an environment lasts; while its first one lasts, in which it may
+compile what it needs; and without any progress at all."""
 GRACE = 3.0
 """Seconds that a process has to end by itself once the run has ended."""
 ENDED, PERSON, SIGN = "metarl/ended", "metarl/person", "metarl/sign"
@@ -56,6 +57,7 @@ class Sign(NamedTuple):
         place: the call of an environment that it is in; empty: none.
         excused: it writes, which may take as long as it takes.
         done: it has reached the end of the run.
+        first: the environment has not returned from such a call before.
     """
 
     beat: int = 0
@@ -65,6 +67,7 @@ class Sign(NamedTuple):
     place: str = ""
     excused: bool = False
     done: bool = False
+    first: bool = False
 
 
 class End(NamedTuple):
@@ -226,6 +229,7 @@ class Vigil:
             call.place() if call else "",
             self.excused,
             self._done,
+            call is not None and call.first,
         )
         self._signs[self.rank] = sign
         self._store.set(f"{SIGN}/{self.rank}", json.dumps(sign))
@@ -247,7 +251,7 @@ class Vigil:
         """Blame a process that has fallen silent, or that the others wait for in vain."""
         if self.end is not None:
             return
-        own, longest = self._signs[self.rank], max(each.longest for each in self._signs)
+        own = self._signs[self.rank]
         for rank, sign in enumerate(self._signs):
             where = f" in {sign.place}" if sign.place else ""
             silence = time.monotonic() - self._heard[rank]
@@ -262,9 +266,15 @@ class Vigil:
                 self.waits
                 and sign.exchanges < own.exchanges
                 and not sign.excused
-                and sign.still > (STUCK if sign.place else SLOW + 10.0 * longest)
+                and sign.still > self._patience(sign)
             ):
                 self.report(rank, f"hangs{where}: no progress for {sign.still:.0f} s")
+
+    def _patience(self, sign: Sign) -> float:
+        """Seconds for which a process may be without progress where the others wait for it."""
+        if sign.place:
+            return FIRST if sign.first else STUCK
+        return SLOW + 10.0 * max(each.longest for each in self._signs)
 
     def _has_ended(self, rank: int) -> bool:
         """Whether a process of this host is no more."""

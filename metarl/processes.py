@@ -43,7 +43,7 @@ START = timedelta(minutes=5)
 """How long processes wait for each other to start."""
 FOREVER = timedelta(days=1)
 """The limit of one exchange; who hangs is found otherwise, and sooner."""
-SAME = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "commit", "gpu")
+SAME = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "commit")
 
 
 class RankShare(Share):
@@ -69,7 +69,10 @@ class RankShare(Share):
         gathered = torch.cat(self.ranks.gather(torch.cat(rows, dim=1)))
         pieces = gathered.split([each.shape[1] for each in rows], dim=1)
         joined = [
-            piece.contiguous().view(leaf.dtype).reshape(-1, *leaf.shape[1:])
+            # Copied even where it is contiguous, as one row is: it may begin where no number of its type can.
+            piece.clone(memory_format=torch.contiguous_format)
+            .view(leaf.dtype)
+            .reshape(-1, *leaf.shape[1:])
             for piece, leaf in zip(pieces, leaves, strict=True)
         ]
         return pytree.tree_unflatten(joined, structure)
@@ -102,14 +105,12 @@ class Ranks(Alone):
 
     Args:
         group: of torch.distributed.
-        store: torch's key-value store, which no other thread uses.
-        rank: of this process.
-        size: how many there are.
+        vigil: of this process, which has met the others.
     """
 
-    def __init__(self, group: Any, store: Any, rank: int, size: int) -> None:
-        self.group, self.rank, self.size = group, rank, size
-        self.vigil = Vigil(store, rank, size)
+    def __init__(self, group: Any, vigil: Vigil) -> None:
+        self.group, self.vigil = group, vigil
+        self.rank, self.size = vigil.rank, vigil.size
 
     def share(self, count: int) -> Share:
         """Consecutive tasks, as many as the others have or one more; where there are too few, the last one along."""
@@ -167,15 +168,39 @@ class Ranks(Alone):
     def check_alike(self) -> None:
         """Raise UserError where another host has other versions than the first."""
         own = system.describe()
-        told = self.exchange(json.dumps({name: own[name] for name in SAME}).encode())
-        versions = [json.loads(each) for each in told]
-        for rank, others in enumerate(versions):
-            for name in SAME:
-                if others[name] != versions[0][name]:
+        self._refuse_unlike(self._tell({name: own[name] for name in SAME}))
+
+    def check_gpus(self, device: str) -> None:
+        """Raise UserError where a run is to use GPUs, by its setting, and has not one of a kind for every process."""
+        if device == "cpu":
+            return
+        told = self._tell({"gpu": system.gpu()})
+        if all(each["gpu"] is None for each in told):
+            return
+        hosts = [person.host for person in self.vigil.people]
+        for host in dict.fromkeys(hosts):
+            here = [each["gpu"] for each, its in zip(told, hosts, strict=True) if its == host]
+            gpus = sum(each is not None for each in here)
+            if gpus < len(here):
+                raise UserError(
+                    f"{len(here)} processes on {host}, {gpus} GPU{'' if gpus == 1 else 's'}: "
+                    f"start {gpus or 'none'} there, or set device=cpu."
+                )
+        self._refuse_unlike(told)
+
+    def _tell(self, facts: dict[str, Any]) -> list[dict[str, Any]]:
+        """The facts of every process."""
+        return [json.loads(each) for each in self.exchange(json.dumps(facts).encode())]
+
+    def _refuse_unlike(self, told: Sequence[dict[str, Any]]) -> None:
+        """Raise UserError where a process has other facts than the first."""
+        for rank, facts in enumerate(told):
+            for name, value in facts.items():
+                if value != told[0][name]:
                     host = self.vigil.people[rank].host
                     raise UserError(
-                        f"rank {rank} on {host} has {name} {others[name]}, but rank 0 has "
-                        f"{versions[0][name]}; every process of a run needs the same."
+                        f"rank {rank} on {host} has {name} {value}, but rank 0 has "
+                        f"{told[0][name]}; every process of a run needs the same."
                     )
 
     def __enter__(self) -> Ranks:
@@ -253,21 +278,34 @@ def connect() -> Ranks:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "cpu:gloo"
     try:
         store, _, _ = next(rendezvous("env://", timeout=START))
-        mine = store.clone()
-        dist.init_process_group(
-            backend,
-            store=store,
-            rank=rank,
-            world_size=size,
-            timeout=FOREVER,
-        )
-        ranks = Ranks(dist.group.WORLD, mine, rank, size)
+        # The vigil comes first: it waits for a process that never starts as long as the store does, and no longer.
+        vigil = Vigil(store.clone(), rank, size)
+        with _reporting(vigil):
+            dist.init_process_group(
+                backend,
+                store=store,
+                rank=rank,
+                world_size=size,
+                timeout=FOREVER,
+            )
+        ranks = Ranks(dist.group.WORLD, vigil)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"rank {rank} of {size} cannot meet the others at {place} ({one_line(error)}); start "
             "as many processes as torchrun was told, with one --master-addr that all hosts reach."
         ) from error
     return ranks
+
+
+@contextlib.contextmanager
+def _reporting(vigil: Vigil) -> Iterator[None]:
+    """Tell the others of an error, and end the vigil: its thread would keep this process alive."""
+    try:
+        yield
+    except BaseException as error:
+        vigil.report(vigil.rank, f"ended: {one_line(error)}", said=True)
+        vigil.stop()
+        raise
 
 
 def _bytes_of(leaf: Tensor) -> Tensor:

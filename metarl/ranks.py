@@ -39,6 +39,9 @@ class Alone:
     def check_alike(self) -> None:
         """Raise UserError where another host has other versions than the first."""
 
+    def check_gpus(self, device: str) -> None:
+        """Raise UserError where a run is to use GPUs, by its setting, and has not one of a kind for every process."""
+
     def share(self, count: int) -> Share:
         """The part of so many tasks that this process computes."""
         from metarl.problems.protocol import Share
@@ -134,9 +137,12 @@ def connected() -> Alone:
 
 
 def own_gpu(environment: Mapping[str, str]) -> str:
-    """``CUDA_VISIBLE_DEVICES`` for this process alone: of the GPUs it may see, the one of its number on this host."""
+    """``CUDA_VISIBLE_DEVICES`` for this process alone: of the GPUs it may see, the one of its number on this host.
+
+    A process beyond them sees none, as two cannot share one; whether that matters is for `check_gpus` to say.
+    """
     local, visible = environment.get("LOCAL_RANK", "0"), environment.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return local
     names = visible.split(",")
-    return names[int(local) % len(names)]
+    return names[int(local)] if int(local) < len(names) else ""

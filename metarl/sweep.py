@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metarl import config, disk
-from metarl.errors import UserError, run_command
+from metarl.errors import UserError, is_expected, run_command
 from metarl.schema import Config
 from metarl.search_space import Space, read_space
 
@@ -178,19 +178,31 @@ def _try(study: Any, sweep: Sweep, number: int) -> None:
     """Train with a trial's settings and every seed, and tell the study the value."""
     from optuna.trial import TrialState
 
-    from metarl.nonfinite import NonFiniteError
-
     chosen = study.trials[number].params
     print(f"trial {number}: {_text(chosen)}", flush=True)
     try:
         values = [_value(sweep, number, chosen, seed) for seed in sweep.seeds]
-    except (TrialFailedError, NonFiniteError, config.ConfigError) as error:
-        print(f"trial {number} failed: {error}", flush=True)
+    except Exception as error:
+        if not _fails_trial(error):
+            raise
+        # A MemoryError may say nothing.
+        print(f"trial {number} failed: {str(error) or type(error).__name__}", flush=True)
         study.tell(number, state=TrialState.FAIL)
     else:
         value = statistics.fmean(values)
         print(f"trial {number}: {value:.6g}, mean of {len(values)} seeds", flush=True)
         study.tell(number, value)
+
+
+def _fails_trial(error: Exception) -> bool:
+    """Whether it is put down to a trial's settings, and not a mistake of this program or a signal.
+
+    What another call of the sweep would come upon again must be: it takes up the same trial first.
+    """
+    from torch import OutOfMemoryError
+
+    own = TrialFailedError, MemoryError, OutOfMemoryError
+    return isinstance(error, own) or is_expected(error)
 
 
 def _value(sweep: Sweep, number: int, chosen: Mapping[str, Any], seed: int) -> float:
@@ -217,7 +229,7 @@ def _conclude(study: Any, sweep: Sweep) -> int:
     """Print the best trial, and write its settings."""
     found = [trial for trial in study.trials if trial.value is not None]
     if not found:
-        raise UserError(f"{sweep.folder}: no trial has a value; look at the ranges.")
+        raise UserError(f"{sweep.folder}: no trial has a value; see above why each failed.")
     best = study.best_trial
     settings = sweep.settings(best.params, sweep.seeds[0])
     path = sweep.folder / BEST

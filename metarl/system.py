@@ -25,7 +25,7 @@ PACKAGES = {"metarl": "metarl-torch", "torch": "torch", "mujoco": "mujoco"} | {
 
 def describe() -> dict[str, Any]:
     """Versions, processor, accelerator, threads and commit of this process, as JSON values."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    kind = gpu()
     return {
         "python": platform.python_version(),
         **{name: _version(package) for name, package in PACKAGES.items()},
@@ -38,8 +38,8 @@ def describe() -> dict[str, Any]:
         else os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "gpu": gpu,
-        "cuda": torch.version.cuda if gpu else None,
+        "gpu": kind,
+        "cuda": torch.version.cuda if kind else None,
         **_commit(Path(__file__).resolve().parent.parent),
     }
 
@@ -99,6 +99,11 @@ def _is_known(facts: Any) -> bool:
         and isinstance(facts.get("saved", True), bool)
         and isinstance(facts.get("resumed", []), list)
     )
+
+
+def gpu() -> str | None:
+    """The name of the GPU that this process would use."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _version(package: str) -> str | None:

@@ -131,7 +131,10 @@ def _find_run(options: argparse.Namespace) -> Path:
 
 def _agreed(ranks: Alone, load: Callable[[], Config]) -> Config:
     """The settings as the first process reads them: the others need no file."""
-    return ranks.from_first(load, lambda settings: settings.model_dump_json().encode(), config_of)
+    pack = lambda settings: settings.model_dump_json().encode()  # noqa: E731
+    settings = ranks.from_first(load, pack, config_of)
+    ranks.check_gpus(settings.device)
+    return settings
 
 
 def _print_config(settings: Config, ranks: Alone) -> int:
@@ -183,6 +186,7 @@ def train(training: Training, run: Any) -> int:
         display.note(describe(training, run))
         while training.iteration < settings.iterations:
             metrics = meta_iteration(training)
+            training.agree()
             i, done = training.iteration, training.iteration == settings.iterations
             evaluates = is_due(settings.evaluation.every, i, done)
             reports = evaluates or is_due(settings.run.log_every, i, done)

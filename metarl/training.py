@@ -64,6 +64,11 @@ class Training:
         if not self.ranks.first:
             self.restore(told)
 
+    def agree(self) -> None:
+        """On GPUs take over the first process's numbers: the same sums may end in other bits on another one."""
+        if self.device == "cuda":
+            self.spread()
+
     def _contents(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Tensors and plain values of a checkpoint."""
         from metarl.metastate import meta_to_tensors, outer_to_tensors

@@ -6,6 +6,7 @@ The folder itself stays off the path: `tests/envs` would hide the package `envs`
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -20,8 +21,16 @@ for _name in ("support", "native_target", "folders"):
 torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    """Hide GPUs unless `-m gpu` asks for them: `device: auto` would take one, and numbers are held against a CPU's."""
+    asked = config.getoption("markexpr").replace("not gpu", "")
+    if "gpu" not in asked:
+        # Torch is imported already, but asks for devices only when the first test module does; processes inherit it.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+                item.add_marker(pytest.mark.skip(reason="needs a GPU, and -m gpu"))

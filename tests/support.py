@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.layered import Architecture
+from metarl.liveness import Vigil
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems.credit import Sampling
 from metarl.problems.environments import EnvironmentFamily
@@ -367,7 +368,7 @@ def in_ranks(size: int, work: Callable[[Ranks], Any]) -> list[Any]:
     def run(rank: int) -> Any:
         prefix = dist.PrefixStore("group", store)
         group = dist.ProcessGroupGloo(prefix, rank, size, timedelta(seconds=60))
-        ranks = Ranks(group, dist.PrefixStore("vigil", store), rank, size)
+        ranks = Ranks(group, Vigil(dist.PrefixStore("vigil", store), rank, size))
         try:
             return work(ranks)
         except BaseException as error:

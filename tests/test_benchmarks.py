@@ -104,6 +104,26 @@ def test_rounds_are_interleaved_and_ratios_taken_within_them():
     assert rounds.ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == 3.0
 
 
+def test_a_measurement_leaves_out_the_dearest_that_can_be_spared_then_rounds(monkeypatch):
+    from measuring import clock
+
+    now = [0.0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    limit, spare = clock.Clock(100.0, 4), {"cpu", "cpu too"}
+    limit.begin()
+    assert limit.left() == 25.0
+    assert limit.fit({"gpu": 2.0, "cpu": 6.0}, spare, 3) == (["gpu", "cpu"], 3)
+    assert limit.fit({"gpu": 2.0, "cpu": 6.0, "cpu too": 6.5}, spare, 3) == (["gpu", "cpu"], 3)
+    assert limit.fit({"gpu": 12.0, "cpu": 1.0}, spare, 3) == (["gpu"], 2)
+    now[0] = 40.0  # it took longer than its share, and the others have less
+    limit.begin()
+    assert limit.left() == 20.0
+    now[0] = 99.0
+    limit.begin()
+    assert limit.fit({"gpu": 7.0}, spare, 3) == (["gpu"], 1)
+    assert clock.Clock(float("inf"), 1).fit({"cpu": 1e9}, spare, 3) == (["cpu"], 3)
+
+
 def test_what_processes_gather_is_counted_exactly():
     from measuring import scaling
     from ranks import Counter
@@ -259,9 +279,13 @@ def test_the_gpu_benchmark_says_what_to_install(monkeypatch, capsys):
 def test_the_gpu_benchmark_runs_on_warps_cpu_device(tmp_path):
     pytest.importorskip("mujoco_warp", reason="needs the extra gpu")
     options = "--device", "cpu", "--presets", "paper", "--threads", "1"
-    physics, update, iteration = run("gpu", tmp_path, *options).values()
-    assert {row["engine"] for row in physics} == {"mujoco-warp", "threads"}
-    assert all(row["steps/s"] > 0 for row in physics)
+    compiling, physics, waves, update, iteration = run("gpu", tmp_path, *options).values()
+    assert compiling[0]["seconds"] > 0
+    for rows in (physics, waves):
+        assert [(row["worlds"], row["engine"]) for row in rows] == [
+            (worlds, engine) for worlds in (2, 4) for engine in ("mujoco-warp", "threads")
+        ]
+        assert all(row["steps/s"] > 0 for row in rows)
     assert [row["what"] for row in update] == ["one product"] * 2 + ["whole update"] * 2
     assert len(iteration) == 3
     assert all(row["sampling"] > 0 for row in iteration)

@@ -9,10 +9,11 @@ import pytest
 import torch.distributed as dist
 
 from metarl import liveness
-from metarl.failures import Naming
+from metarl.failures import EnvironmentFailureError, Naming
 from metarl.liveness import End, Person, RankEndedError, Vigil
 
-FAST = {"BEAT": 0.02, "SILENT": 1.0, "SUSPECTED": 0.4, "STUCK": 0.3, "SLOW": 30.0, "GRACE": 0.2}
+FAST = {"BEAT": 0.02, "SILENT": 1.0, "SUSPECTED": 0.4, "STUCK": 0.3, "FIRST": 30.0, "SLOW": 30.0}
+FAST |= {"GRACE": 0.2}
 
 ENV = SimpleNamespace(unwrapped=SimpleNamespace(spec=SimpleNamespace(id="Slow-v0")))
 
@@ -67,12 +68,39 @@ def test_after_a_broken_connection_silence_is_enough_sooner(vigils):
 
 
 def test_a_rank_that_hangs_in_an_environment_is_named_with_the_step(vigils):
+    with Naming(ENV, "step 0"):
+        pass
     with Naming(ENV, "step 7", slot=3):
         for each in (vigils[0], vigils[1]):
             each.begin_wait()
         (end,) = wait_for_end(*vigils)
     assert end.rank == 2
     assert end.cause.startswith("hangs in Slow-v0, slot 3, step 7: no progress for ")
+
+
+def test_the_first_call_of_an_environment_may_take_longer(vigils, monkeypatch):
+    """It may compile what it needs."""
+    monkeypatch.setattr(Naming, "returned", set())
+    with Naming(ENV, "reset"):
+        pass
+    with Naming(ENV, "step 0", slot=3):
+        vigils[0].begin_wait()
+        time.sleep(4 * FAST["STUCK"])
+        assert [each.end for each in vigils] == [None, None, None]
+        monkeypatch.setattr(liveness, "FIRST", FAST["STUCK"])
+        (end,) = wait_for_end(*vigils)
+    assert end.cause.startswith("hangs in Slow-v0, slot 3, step 0: no progress for ")
+
+
+def test_an_environment_has_been_called_once_it_has_returned(monkeypatch):
+    monkeypatch.setattr(Naming, "returned", set())
+    with pytest.raises(EnvironmentFailureError), Naming(ENV, "step 0"):
+        raise ValueError
+    for step, first in enumerate((True, False)):
+        assert Naming(ENV, f"step {step}").first == first
+        with Naming(ENV, f"step {step}"):
+            pass
+    assert Naming(ENV, "reset").first
 
 
 def test_a_rank_that_hangs_elsewhere_is_named_later(vigils, monkeypatch):

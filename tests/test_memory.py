@@ -10,13 +10,14 @@ import support
 import torch
 
 from metarl import memory
-from metarl.functional import closed_form, objectives
+from metarl.functional import baseline, closed_form, objectives
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.closed_form import Surrogate
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.layered import order
-from metarl.functional.params import flatten, flatten_meta, unflatten_meta
-from metarl.functional.tasks import take
+from metarl.functional.params import flatten, flatten_meta, for_tasks, unflatten_meta
+from metarl.functional.tasks import chunks, take
+from metarl.problems import rl
 from metarl.problems.protocol import Variant
 from metarl.seeding import Stream, generator
 
@@ -174,8 +175,42 @@ def test_where_a_chunk_shares_its_products_only_one_is_held(chunk, monkeypatch):
         support.close(start.curvature(vector), expected.curvature(vector), 1e-13)
         assert len(passes) == parts * (1 if parts == 1 else 1 + product)
     assert [len(each.mask) for each in passes[:parts]] == [
-        part.stop - part.start for part in problem._parts(5)
+        part.stop - part.start for part in chunks(5, chunk)
     ]
+
+
+def test_where_tasks_share_products_a_wave_is_cut_by_what_fits_before_it_is_sampled(monkeypatch):
+    """As on a GPU, by the layers' sizes; here the tensors are on a CPU."""
+    problem, alone = (support.target_problem({"size": 2}) for _ in range(2))
+    meta = support.double_meta(problem)
+    params = for_tasks(meta.theta, 5)
+    given = params, TASKS, support.KEY, 0, problem.sampling.episodes
+    expected = alone.wave(*given)
+    adapted = alone.adapt(params, expected.episodes, 0.1)
+    problem._sampler(5, problem.sampling.episodes)  # samples on a CPU
+    problem.cut.device, cut = torch.device("cuda"), []
+    left = [int(2.5 * problem.cut.bytes_of_a_task(5 * 4))]  # asked for once
+    monkeypatch.setattr(memory, "budget", lambda _: left.pop())
+    fit, gradient = baseline.fit, rl.policy_gradient
+    monkeypatch.setattr(baseline, "fit", lambda *its: cut.append(len(its[0])) or fit(*its))
+    monkeypatch.setattr(
+        rl, "policy_gradient", lambda *its: cut.append(len(its[2].mask)) or gradient(*its)
+    )
+    found = problem.wave(*given)
+    support.close(found.episodes.advantages, expected.episodes.advantages, 1e-12)
+    for name, value in problem.adapt(params, found.episodes, 0.1).items():
+        support.close(value, adapted[name], 1e-12)
+    assert cut == 2 * [2, 2, 1]
+
+
+def test_parts_of_a_wave_follow_each_other_where_memory_is_shared():
+    problem = support.target_problem(threads=2, chunk=2)
+    assert problem.cut(3, 20)[0] == problem.pool.map
+    problem.cut.device = torch.device("cuda")
+    mapper, parts = problem.cut(3, 20)
+    assert mapper is map
+    assert parts == [slice(0, 2), slice(2, 3)]
+    problem.close()
 
 
 def test_a_task_takes_what_its_layers_say():
@@ -191,6 +226,7 @@ def test_a_task_takes_what_its_layers_say():
     passed = 2 * (21 + 101 + 101) + 6
     tape, query = passed + 2 * 106 + 3 * 6, passed + 1 + 1
     states = 10 * 100
+    assert closed_form.numbers_kept((20, 100, 100, 6), steps=1) == tape + query
     numbers = states * (tape + query)
     # And, for each task, the parameters before and after the step, as they are, joined and turned.
     assert 4 * numbers <= held <= 4 * (numbers + 6 * len(flatten(theta)) + 50)

@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import support
 import torch
 import torch.distributed as dist
 
-from metarl import config, runs
+from metarl import config, processes, runs, system
 from metarl.data import Meta
 from metarl.errors import UserError
 from metarl.evaluate import evaluate_meta
@@ -110,15 +112,15 @@ def test_stacked_examples_differ_by_the_rounding_of_a_sum_over_tasks(case):
         assert kept == pytest.approx(expected, rel=1e-5)
 
 
-def test_rows_of_any_kind_and_number_are_joined_in_order():
-    counts = [2, 0, 3]
+@pytest.mark.parametrize("counts", [[2, 0, 3], [0, 1, 0]])
+def test_rows_of_any_kind_and_number_are_joined_in_order(counts):
 
     def tree(rank):
         rows = torch.arange(10 * rank, 10 * rank + counts[rank])
         return {
+            "flag": rows % 2 == 0,
             "row": rows.double() / 7,
             "matrix": rows[:, None, None].expand(-1, 2, 3).float().mT,
-            "flag": rows % 2 == 0,
             "count": rows,
         }
 
@@ -261,6 +263,29 @@ def test_what_the_first_rank_restored_is_taken_over_by_the_others():
     assert first[0] == 1
 
 
+@pytest.mark.parametrize(("device", "agreed"), [("cuda", True), ("cpu", False)])
+def test_gpus_go_on_from_the_numbers_of_the_first(device, agreed):
+    """Here the tensors are on a CPU, and one process is made to differ in the last bit of some."""
+    _, name, overrides = CASES["preconditioned"]
+    # Without momentum an outer step remembers nothing that would be put on the device.
+    settings = config.load(CONFIGS / f"{name}.yaml", [*overrides, "outer.momentum=0"])
+
+    def work(ranks):
+        with Training(settings, ranks) as training:
+            meta_iteration(training)
+            if not ranks.first:
+                for value in training.meta.theta.values():
+                    value.mul_(1 + 2**-23)
+            differed = training.fingerprint()
+            training.device = device
+            training.agree()
+            return differed, training.fingerprint(), training.iteration, training.env_steps
+
+    first, other = support.in_ranks(2, work)
+    assert first[0] == first[1] != other[0]
+    assert (other[1:] == first[1:]) == agreed
+
+
 def test_a_single_process_starts_nothing(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert connected() is ALONE
@@ -285,15 +310,85 @@ def test_processes_without_an_address_are_refused_in_one_sentence(monkeypatch, c
     [
         (None, "2"),
         ("", ""),
-        ("5", "5"),
+        ("5", ""),
         ("4,5,6,7", "6"),
-        ("4,5", "4"),
+        ("4,5", ""),
         ("GPU-a,GPU-b,GPU-c", "GPU-c"),
     ],
 )
-def test_each_process_of_a_host_sees_one_gpu(visible, own):
+def test_each_process_of_a_host_sees_one_gpu_of_its_own_or_none(visible, own):
     given = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     assert own_gpu({"LOCAL_RANK": "2"} | given) == own
+
+
+@pytest.fixture
+def with_gpus(monkeypatch):
+    """What ``work`` does in ranks, of which each sees the GPU that is named, or none."""
+    own = threading.local()
+    monkeypatch.setattr(system, "gpu", lambda: own.gpu)
+
+    def run(gpus, work):
+        def begin(ranks):
+            own.gpu = gpus[ranks.rank]
+            return work(ranks)
+
+        return support.in_ranks(len(gpus), begin)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device"),
+    [
+        (("A", None), "cpu"),
+        (("A", "B"), "cpu"),
+        ((None, None), "auto"),
+        (("A", "A"), "auto"),
+        (("A", "A"), "cuda"),
+    ],
+)
+def test_gpus_matter_where_they_are_used(with_gpus, gpus, device):
+    with_gpus(gpus, lambda ranks: (ranks.check_alike(), ranks.check_gpus(device)))
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+@pytest.mark.parametrize(
+    ("gpus", "said"),
+    [
+        (("A", None, None), r"3 processes on \S+, 1 GPU: start 1 there, or set device=cpu\."),
+        (("A", "A", None), r"3 processes on \S+, 2 GPUs: start 2 there, or set device=cpu\."),
+        (("A", "A", "B"), r"rank 2 on \S+ has gpu B, but rank 0 has A; "),
+    ],
+)
+def test_processes_without_a_gpu_of_their_own_are_refused(with_gpus, gpus, said, device):
+    def work(ranks):
+        with pytest.raises(UserError, match=said):
+            ranks.check_gpus(device)
+
+    with_gpus(gpus, work)
+
+
+def test_a_host_without_any_gpu_is_named(with_gpus):
+    def work(ranks):
+        ranks.vigil.people[1] = ranks.vigil.people[1]._replace(host="bare")
+        with pytest.raises(UserError, match=r"1 processes on bare, 0 GPUs: start none there"):
+            ranks.check_gpus("auto")
+
+    with_gpus(("A", None), work)
+
+
+def test_a_process_that_never_starts_is_not_waited_for_long(monkeypatch):
+    """Under torchrun, whose store is there before the processes are."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    place |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "START", timedelta(seconds=0.5))
+    with pytest.raises(UserError, match=r"rank 0 of 2 cannot meet the others at 127\.0\.0\.1:"):
+        processes.connect()
+    assert not dist.is_initialized()
+    assert not [each for each in threading.enumerate() if each.name == "vigil 0"]
 
 
 def test_two_processes_write_one_run_of_the_same_bits(tmp_path):

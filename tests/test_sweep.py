@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from metarl import config, disk, runs, sweep, train
 from metarl.errors import UserError
+from metarl.failures import EnvironmentFailureError
 from metarl.search_space import Choice, Range, read_space
 
 CONFIG = Path(__file__).parent.parent / "configs" / "nav2d.yaml"
@@ -226,6 +228,43 @@ def test_a_trial_whose_numbers_are_not_finite_fails_and_the_sweep_goes_on(optuna
     states = {(params["inner.lr"], state) for _, state, params, _ in found}
     assert states == {("1e+30", "FAIL"), ("0.1", "COMPLETE")}
     assert "not finite" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EnvironmentFailureError("environment Bad-v0, step 3: OSError: gone"),
+        UserError("there is no such thing."),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+)
+def test_an_error_of_a_trial_fails_it_and_the_next_call_does_not_take_it_up(
+    optuna, tmp_path, monkeypatch, capsys, valued, error
+):
+    value = sweep._value
+
+    def fail(_, number, chosen, seed):
+        if number == 1:
+            raise error
+        return value(_, number, chosen, seed)
+
+    monkeypatch.setattr(sweep, "_value", fail)
+    assert sweep.main(arguments(tmp_path, "--trials", "3", tried=BOTH)) == 0
+    states = [state for _, state, *_ in trials_of(optuna, tmp_path)]
+    assert states == ["COMPLETE", "FAIL", "COMPLETE"]
+    said = str(error) or "MemoryError"
+    assert f"trial 1 failed: {said}\n" in capsys.readouterr().out
+
+
+def test_a_mistake_of_the_program_is_no_failed_trial(optuna, tmp_path, monkeypatch, valued):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sweep, "_value", fail)
+    with pytest.raises(ZeroDivisionError):
+        sweep.main(arguments(tmp_path, "--trials", "1", tried=BOTH))
+    assert [state for _, state, *_ in trials_of(optuna, tmp_path)] == ["RUNNING"]
 
 
 def test_a_sweep_without_any_value_says_so(optuna, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ For K inner steps J is the product J_K ⋯ J_1. The result is that of :func:`met
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -75,6 +75,19 @@ class Activations(NamedTuple):
 
     tapes: tuple[Tape, ...]
     query: Query
+
+
+def numbers_kept(sizes: Sequence[int], steps: int) -> int:
+    """How many numbers :class:`Activations` have for each state of a wave; see benchmarks/README.md.
+
+    Args:
+        sizes: of the layers of a ReLU policy, from the observation to the action. One with tanh has its hidden units
+            once more for each step.
+        steps: inner steps.
+    """
+    passed = 2 * sum(size + 1 for size in sizes[:-1]) + sizes[-1]
+    tape = passed + 2 * sum(sizes[2:]) + 3 * sizes[-1]
+    return steps * tape + passed + 2
 
 
 class Surrogate(NamedTuple):

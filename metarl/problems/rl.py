@@ -26,10 +26,11 @@ from metarl.functional.params import (
     step_gradient,
     unflatten_meta,
 )
-from metarl.functional.tasks import Join, Mapper, alone, chunks, over_tasks, take
+from metarl.functional.tasks import Join, Mapper, alone, over_tasks, take
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems import measures
 from metarl.problems.credit import Collected, Sampling, credit
+from metarl.problems.cutting import Cutter
 from metarl.problems.environments import EnvironmentFamily
 from metarl.problems.modules import PerThread
 from metarl.problems.protocol import LearnRates, Share, Split, Variant, initial_rates
@@ -103,6 +104,7 @@ class RLProblem:
             self.arch = Architecture(depth, activation, self.policy.min_log_std)
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.mapper: Mapper = self.pool.map if self.pool else map
+        self.cut = Cutter(self.device, self.mapper, chunk, environments.obs_size, self.policy)
         self._own_policy = PerThread(self.policy)
         self._samplers: dict[tuple[int, int], Sampler] = {}
 
@@ -164,9 +166,10 @@ class RLProblem:
             episodes: N.
             first: row of the meta-batch that ``tasks`` begin with.
         """
+        mapper, parts = self.cut(len(tasks), episodes * self.environments.horizon)
         sampled = self._sampler(len(tasks), episodes).wave(params, tasks, key, step, first)
-        place, parts = f"{self.name}, gradient step {step}", self._parts(len(tasks))
-        return credit(sampled, tasks, self.sampling, place, self.mapper, parts, first)
+        place = f"{self.name}, gradient step {step}"
+        return credit(sampled, tasks, self.sampling, place, mapper, parts, first)
 
     def adapt(self, params: Params, episodes: Episodes, rates: float | Params) -> Params:
         """One inner step of every task, without derivatives: ``[M, *shape] -> [M, *shape]``."""
@@ -181,8 +184,9 @@ class RLProblem:
             update = lambda one, its: inner_step(one, its, loss, rates, names=names)  # noqa: E731
             return over_tasks(update, chosen, data, strategy="loop")
 
+        mapper, parts = self.cut(len(episodes.mask), episodes.mask[0].numel())
         with torch.no_grad():
-            results = list(self.mapper(step, self._parts(len(episodes.mask))))
+            results = list(mapper(step, parts))
         return {name: torch.cat([result[name] for result in results]) for name in params}
 
     def objective(
@@ -296,10 +300,6 @@ class RLProblem:
             theta = order(self.arch, meta.theta).layers(vector)
             held = surrogate.activations(theta, take(batch, slice(0, 1)))
         return max(1, memory.budget(self.device) // memory.size(held, besides=batch))
-
-    def _parts(self, tasks: int) -> list[slice]:
-        """Tasks that share each matrix product: on a CPU none do, a task's activations stay in the cache."""
-        return chunks(tasks, 1 if self.device.type == "cpu" else min(tasks, self.chunk or tasks))
 
     def _sampler(self, tasks: int, episodes: int) -> Sampler:
         """The sampler of that size; its environments are kept from wave to wave."""
