@@ -34,6 +34,14 @@ WAYS = (OURS, AUTOGRAD, PUBLISHED)
 GRADIENT, FIRST = "surrogate gradient", "gradient and first product"
 PRODUCT, TRIAL, STEP = "one product", "line-search trial", "outer step"
 ALONE, SGEMM = "matrix products alone", "sgemm"
+QUANTITIES = {
+    "gradient": GRADIENT,
+    "first": FIRST,
+    "product": PRODUCT,
+    "trial": TRIAL,
+    "step": STEP,
+}
+SOLVERS = "solvers"
 CHECKED_TASKS = 4
 Timings = dict[str, list[rounds.Timing]]
 TOLERANCE = 1e-5
@@ -247,8 +255,8 @@ def measure(preset: str, options: argparse.Namespace, report: Report) -> bool:
     print(f"{preset}: {sizes.describe(size.settings)}\n")
     checks = [row for dtype in (torch.float64, torch.float32) for row in check(preset, size, dtype)]
     report.table("Agreement, relative", checks, ("preset", "dtype", "what", AUTOGRAD, PUBLISHED))
-    rows = []
-    for what in (GRADIENT, FIRST, PRODUCT, TRIAL, STEP):
+    rows, limits = [], []
+    for what in (QUANTITIES[part] for part in options.parts if part in QUANTITIES):
         taken = time_quantity(what, size, options)
         rows += compare_ways(preset, what, taken, options)
         if what == PRODUCT:
@@ -261,22 +269,25 @@ def measure(preset: str, options: argparse.Namespace, report: Report) -> bool:
         "published / ours",
         "in CPU",
     )
-    report.table("Parts of an outer step", rows, (*columns, f"x {options.threads[0]} thread"))
-    columns = ("preset", "threads", "GFLOP", "sgemm [GFLOP/s]", "bound [ms]", "products alone [ms]")
-    report.table(
-        "One product and its limit", limits, (*columns, "ours [ms]", "ours / bound", "ours / alone")
-    )
+    if rows:
+        report.table("Parts of an outer step", rows, (*columns, f"x {options.threads[0]} thread"))
+    if limits:
+        columns = ("preset", "threads", "GFLOP", "sgemm [GFLOP/s]", "bound [ms]")
+        ours = ("products alone [ms]", "ours [ms]", "ours / bound", "ours / alone")
+        report.table("One product and its limit", limits, (*columns, *ours))
     size.close()
     exact = (row for row in checks if row["dtype"] == "float64")
     return all(row[way] <= TOLERANCE for row in exact for way in (AUTOGRAD, PUBLISHED))
 
 
 def main() -> int:
-    options = parser(__doc__).parse_args()
+    arguments, parts = parser(__doc__), [*QUANTITIES, SOLVERS]
+    arguments.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what to time")
+    options = arguments.parse_args()
     report = Report("update", options)
     torch.set_num_threads(1)
     agreed = [measure(preset, options, report) for preset in options.presets]
-    for preset in options.presets:
+    for preset in options.presets if SOLVERS in options.parts else ():
         rows = solvers.compare(preset, options)
         report.table("Conjugate gradient, plain and preconditioned", rows, solvers.COLUMNS)
     if not all(agreed):
