@@ -89,7 +89,7 @@ def case(name: str, options: argparse.Namespace) -> Case:
         make = lambda rng: MLP((1,), 1, network.hidden_sizes, generator=rng)  # noqa: E731
         return Case(settings, sinusoid, make, published.mlp, STACKED)
     episodes = Episodes(problem.ways, problem.shots, problem.queries)
-    images = FewShotImages({"train": noise(options.seed)}, episodes, rotated=True)
+    images = FewShotImages({"train": noise(options.seed)}, episodes, rotated=["train"])
     make = lambda rng: Conv((1, 28, 28), problem.ways, network.filters, generator=rng)  # noqa: E731
     return Case(settings, images, make, published.conv, LOOP)
 

@@ -157,7 +157,8 @@ def _source(settings: ExamplesConfig) -> Sinusoid | FewShotImages:
         *(problem.ways, problem.shots, problem.queries),
         *(settings.evaluation.queries, problem.train_ways),
     )
-    return FewShotImages(splits, episodes, rotated=problem.data_set == "omniglot")
+    rotated: dict[str, tuple[Split, ...]] = {"none": (), "train": ("train",), "all": tuple(parts)}
+    return FewShotImages(splits, episodes, rotated[problem.rotations])
 
 
 def _network(

@@ -51,6 +51,20 @@ def test_a_run_is_trained_and_evaluated(arguments, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("rotations", "turned"), [("none", ()), ("train", ()), ("all", (0, 1, 2, 3))]
+)
+def test_held_out_classes_are_turned_where_the_settings_say_so(
+    arguments, tmp_path, rotations, turned
+):
+    folder = tmp_path / "runs"
+    assert train([*arguments, f"problem.rotations={rotations}", "--run-dir", str(folder)]) == 0
+    run = runs.find_run("latest", folder)
+    assert evaluate([str(run), "--tasks", "40"]) == 0
+    tasks = np.array(json.loads((run / "evaluation" / "adaptation.json").read_text())["tasks"])
+    assert set(tasks[:, 2:].ravel()) == set(turned or (0,))
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         ("evaluation.queries=6", "evaluation.queries is 6, but class n00000002 (validation) has 6"),

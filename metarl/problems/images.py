@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -72,7 +72,7 @@ class FewShotImages:
     Args:
         splits: the classes of each split.
         episodes: sizes.
-        rotated: a turned class is a class of its own (Santoro et al. 2016, arXiv:1605.06065), in training alone.
+        rotated: splits in which a turned class is a class of its own (Santoro et al. 2016, arXiv:1605.06065).
 
     Raises:
         UnusableImagesError: a split has too few classes, or a class too few images, for one task.
@@ -81,9 +81,12 @@ class FewShotImages:
     loss = "cross_entropy"
 
     def __init__(
-        self, splits: Mapping[Split, ClassImages], episodes: Episodes, rotated: bool = False
+        self,
+        splits: Mapping[Split, ClassImages],
+        episodes: Episodes,
+        rotated: Collection[Split] = (),
     ) -> None:
-        self.splits, self.episodes, self.rotated = dict(splits), episodes, rotated
+        self.splits, self.episodes, self.rotated = dict(splits), episodes, frozenset(rotated)
         self.queries, self.outputs = episodes.queries, episodes.ways
         self.input_shape = self.splits["train"].images.shape[1:]
         counts = [len(split.names) for split in self.splits.values()]
@@ -130,7 +133,7 @@ class FewShotImages:
         return (classes - self._first["train"]) * self._turns("train") + turns
 
     def _turns(self, split: Split) -> int:
-        return TURNS if self.rotated and split == "train" else 1
+        return TURNS if split in self.rotated else 1
 
     def _draw(self, number: int, count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Different images of a class, in random order."""

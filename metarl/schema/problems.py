@@ -144,6 +144,8 @@ class Images(Section):
     """Query examples of each class while training."""
     train_ways: Annotated[int, Field(ge=2)] | None = None
     """Classes of a task while training, of learners that compare; null: as many as problem.ways."""
+    rotations: Literal["none", "train", "all"] = "none"
+    """Splits in which a class turned by 90, 180 or 270 degrees is one more class."""
 
     @property
     def measure(self) -> str:
@@ -174,7 +176,7 @@ class Images(Section):
     def tasks(self) -> dict[str, Any]:
         """What decides the tasks: runs that differ in it cannot be compared."""
         chosen = self.model_dump(include={"data_set", "ways", "shots"})
-        return chosen | {"image_size": self.side}
+        return chosen | {"image_size": self.side, "turned": self.rotations == "all"}
 
     @property
     def side(self) -> int:

@@ -64,7 +64,7 @@ def test_tasks_are_different_classes_of_their_split_in_any_order():
 
 @pytest.mark.parametrize("name", SPLITS)
 def test_examples_are_of_their_class_different_and_labelled(name):
-    problem = source(rotated=True)
+    problem = source(rotated=SPLITS)
     tasks = problem.sample_tasks(50, np.random.default_rng(0), name)
     support, query = problem.examples(tasks, 3, KEY)
     assert support.x.shape == (50, 6, 1, SIDE, SIDE)
@@ -82,21 +82,20 @@ def test_examples_are_of_their_class_different_and_labelled(name):
     assert torch.equal(support.y[0], torch.tensor([0, 0, 1, 1, 2, 2]))
 
 
-def test_turned_classes_are_classes_of_training_alone():
-    problem, rng = source(rotated=True), np.random.default_rng(0)
-    trained, held_out = (
-        problem.sample_tasks(500, rng),
-        problem.sample_tasks(500, rng, "test"),
-    )
-    pairs = {(a, b) for row in trained for a, b in zip(row[:3], row[3:], strict=True)}
-    assert len(pairs) == 16
-    assert any(len(set(row[:3])) < 3 for row in trained)
-    assert all(len(set(zip(row[:3], row[3:], strict=True))) == 3 for row in trained)
-    assert not held_out[:, 3:].any()
+@pytest.mark.parametrize("rotated", [(), ("train",), tuple(SPLITS)])
+def test_turned_classes_are_classes_of_the_splits_named(rotated):
+    problem, rng = source(rotated=rotated), np.random.default_rng(0)
+    for name, classes in (("train", 4), ("validation", 3), ("test", 3)):
+        tasks = problem.sample_tasks(500, rng, name)
+        pairs = {(a, b) for row in tasks for a, b in zip(row[:3], row[3:], strict=True)}
+        assert len(pairs) == (4 * classes if name in rotated else classes)
+        assert all(len(set(zip(row[:3], row[3:], strict=True))) == 3 for row in tasks)
+        assert any(len(set(row[:3])) < 3 for row in tasks) == (name in rotated)
+        assert tasks[:, 3:].any() == (name in rotated)
 
 
 def test_training_may_have_more_classes_to_a_task():
-    problem = source(train_ways=7, rotated=True)
+    problem = source(train_ways=7, rotated=["train"])
     for name, ways in (("train", 7), ("validation", 3), ("test", 3)):
         tasks = problem.sample_tasks(4, np.random.default_rng(0), name)
         support, query = problem.examples(tasks, 3, KEY)
@@ -108,10 +107,10 @@ def test_training_may_have_more_classes_to_a_task():
     with pytest.raises(
         ValueError, match=r"problem\.train_ways is 17, but for train there are only 16 classes"
     ):
-        source(train_ways=17, rotated=True)
+        source(train_ways=17, rotated=["train"])
 
 
-@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("rotated", [(), ("train",)])
 def test_every_class_of_training_has_a_number(rotated):
     problem = source(rotated=rotated)
     assert problem.train_classes == (16 if rotated else 4)
