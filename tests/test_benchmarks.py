@@ -190,7 +190,10 @@ def run(script, tmp_path, *options):
         cwd=tmp_path,
         timeout=900,
     )
-    record = json.loads((tmp_path / f"{script}-quick.json").read_text())
+    (path,) = tmp_path.glob("*.json")
+    parts = [option for option in options if option in ("paper", "gym")]
+    assert path.name == "-".join([script, *parts, "quick.json"])
+    record = json.loads(path.read_text())
     assert record["name"] == script
     assert f"benchmarks/{script}.py --quick" in record["command"]
     assert {"seed", "rounds", "system", "load", "results"} <= set(record)

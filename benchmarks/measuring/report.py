@@ -42,7 +42,8 @@ class Report:
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         if options.rounds is None:
             options.rounds = 1 if options.quick else 7
-        self.path = options.results / f"{name}{'-quick' if options.quick else ''}.json"
+        parts = [name, *asked(options), *["quick"] * options.quick]
+        self.path = options.results / f"{'-'.join(parts)}.json"
         # Program and options, without the folder that they happen to be in.
         self.record: dict[str, Any] = {
             "name": name,
@@ -78,6 +79,12 @@ class Report:
         self.record["load"]["end"] = load()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.record, indent=1) + "\n")
+
+
+def asked(options: argparse.Namespace) -> list[str]:
+    """The parts that the command line names, for the file's name: they must not replace the whole."""
+    names = (name for name in ("presets", "parts", "sizes") if f"--{name}" in sys.argv)
+    return [value for name in names for value in getattr(options, name)]
 
 
 def load() -> list[float] | None:
