@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import record
 
 from metarl import config, disk, runs, sweep, train
 from metarl.errors import UserError
@@ -25,20 +26,11 @@ SMALL = [
     "run.checkpoint_every=1",
     "threads=1",
 ]
-CLOCKS = ("time", "time/collect", "time/outer", "time/env_steps_per_second")
 
 
 def arguments(directory, *more, tried=("inner.lr=0.01..1.0:log",)):
     chosen = [argument for each in tried for argument in ("--set", each)]
     return [str(CONFIG), *SMALL, *chosen, "--run-dir", str(directory), *more]
-
-
-def record(run):
-    """The metrics without what a clock measured."""
-    return [
-        {tag: value for tag, value in line.items() if tag not in CLOCKS}
-        for line in runs.read_metrics(run)
-    ]
 
 
 @pytest.mark.parametrize(

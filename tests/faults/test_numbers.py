@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import driver
+import folders
 import pytest
 
 from metarl import checkpoints, runs
@@ -44,7 +45,7 @@ def resume(server, run: Path, *overrides: str) -> driver.Ended:
 
 def assert_as_it_was(run: Path) -> None:
     """Two iterations, all of them finite, and no sign of a third."""
-    assert [line["iteration"] for line in driver.record(run)] == [0, 1]
+    assert [line["iteration"] for line in folders.record(run)] == [0, 1]
     assert checkpoints.newest_valid(run)[0].iteration == 2
     assert_finite(run)
 
@@ -110,7 +111,7 @@ def test_its_task_is_skipped_on_request(server, tmp_path, fault):
     ended = server.run(*driver.new(tmp_path, *settings))
     assert ended.code == 0, ended
     run = runs.find_run("latest", tmp_path)
-    lines = driver.record(run)
+    lines = folders.record(run)
     assert all(math.isfinite(value) for line in lines for value in line.values())
     skipped = [line["outer/skipped_tasks"] for line in lines]
     said = ended.err.splitlines()
@@ -158,7 +159,7 @@ def test_so_is_one_whose_gradients_are_too_long_for_their_norm(server, tmp_path,
         said += ", or leave such tasks out by on_nonfinite=skip_task."
     else:
         assert ended.code == 0, ended
-        (line,) = driver.record(runs.find_run("latest", tmp_path))
+        (line,) = folders.record(runs.find_run("latest", tmp_path))
         assert all(math.isfinite(value) for value in line.values())
         assert 0 < line["outer/skipped_tasks"] < 25
         assert_finite(runs.find_run("latest", tmp_path))
@@ -177,7 +178,7 @@ def test_a_validation_evaluation_that_diverges_says_so_and_does_not_stop_the_run
     said = "evaluation on validation tasks: Navigation2D-v0, gradient step 2: actions not finite"
     driver.assert_one_sentence(ended, said)
     run = runs.find_run("latest", tmp_path)
-    assert driver.record(run) == driver.record(whole(2))
+    assert folders.record(run) == folders.record(whole(2))
     assert checkpoints.newest_valid(run)[0].iteration == 2
     ended = server.run("--resume", str(run))
     driver.assert_one_sentence(ended, said)
@@ -194,12 +195,12 @@ def test_a_simulation_that_mujoco_resets_in_silence_is_named(server, tmp_path, p
     run = runs.find_run("latest", tmp_path)
     if policy == "raise":
         driver.assert_one_sentence(ended, said, "qvel", "(task 1 [", "episode 1)")
-        assert [line["iteration"] for line in driver.record(run)] == [0, 1]
+        assert [line["iteration"] for line in folders.record(run)] == [0, 1]
         assert checkpoints.newest_valid(run)[0].iteration == 2
     else:
         assert ended.code == 0, ended
         assert said in ended.err
-        assert [line["outer/skipped_tasks"] for line in driver.record(run)] == [0.0, 0.0, 1.0, 0.0]
+        assert [line["outer/skipped_tasks"] for line in folders.record(run)] == [0.0, 0.0, 1.0, 0.0]
     assert_finite(run)
 
 
@@ -227,7 +228,7 @@ def test_the_unusual_goes_through_with_finite_numbers(server, tmp_path, case):
     ended = server.run(*driver.new(tmp_path, "iterations=3", *UNUSUAL[case]), hook=hook)
     assert ended.code == 0, ended
     run = runs.find_run("latest", tmp_path)
-    lines = driver.record(run)
+    lines = folders.record(run)
     assert len(lines) == 3
     for line in lines:
         assert all(value is not None and math.isfinite(value) for value in line.values()), line
