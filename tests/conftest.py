@@ -17,7 +17,7 @@ for _name in ("oracles", "support", "native_target", "folders", "allocations", "
     _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
     sys.modules[_name] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules[_name])
-_folders = sys.modules["folders"]
+_folders, _launching = sys.modules["folders"], sys.modules["launching"]
 
 torch.set_num_threads(1)
 
@@ -48,3 +48,14 @@ def run(settings, tmp_path):
     """A run of these settings, new and open."""
     with _folders.new_run(settings, tmp_path) as run:
         yield run
+
+
+@pytest.fixture(scope="session")
+def one_process(tmp_path_factory):
+    """A run of four iterations by one process, for those of several; whoever asks first makes it."""
+    from metarl.train import main
+
+    directory = tmp_path_factory.mktemp("one_process")
+    program = _launching.train("nav2d", "iterations=4", "--run-dir", str(directory))
+    assert main(program[2:]) == 0
+    return _folders.runs.find_run("latest", directory)

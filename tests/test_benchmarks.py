@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import architecture, close, in_ranks, make_policy, sample_batch, theta_of
+from launching import in_ranks
+from support import architecture, close, make_policy, sample_batch, theta_of
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
