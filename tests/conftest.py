@@ -59,3 +59,9 @@ def one_process(tmp_path_factory):
     program = _launching.train("nav2d", "iterations=4", "--run-dir", str(directory))
     assert main(program[2:]) == 0
     return _folders.runs.find_run("latest", directory)
+
+
+@pytest.fixture
+def benchmarks_on_the_path(monkeypatch):
+    """Scripts see the packages beside them; so do the tests of them."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
