@@ -20,8 +20,8 @@ from metarl.errors import UserError
 from metarl.evaluate import evaluate_meta
 from metarl.functional.params import flatten_meta
 from metarl.problems.protocol import Share
-from metarl.processes import RankShare
 from metarl.ranks import ALONE
+from metarl.sharing import RankShare
 from metarl.train import main, meta_iteration
 from metarl.training import Training
 
