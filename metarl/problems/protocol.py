@@ -131,7 +131,20 @@ class Problem(Protocol):
     def collect(
         self, meta: Meta, tasks: np.ndarray, key: Key, share: Share | None = None
     ) -> tuple[MetaBatch[Any], dict[str, float]]:
-        """Support and query data of the share's tasks, adapting in between; and what to log of all ``tasks``."""
+        """Support and query data of the share's tasks, adapting in between.
+
+        Args:
+            meta: what was learned so far.
+            tasks: of the whole meta-batch, ``[M, D]``.
+            key: names the random numbers.
+            share: the tasks whose data are collected here; None: all.
+
+        Returns:
+            Their data, with a leading task axis, and what to log of all ``tasks``, by tag.
+
+        Raises:
+            NonFiniteError: a number of some task is NaN or infinite.
+        """
         ...
 
     def objective(

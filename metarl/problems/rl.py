@@ -147,13 +147,7 @@ class RLProblem:
         return waves, norms
 
     def wave(
-        self,
-        params: Params,
-        tasks: np.ndarray,
-        key: Key,
-        step: int,
-        episodes: int,
-        first: int = 0,
+        self, params: Params, tasks: np.ndarray, key: Key, step: int, episodes: int, first: int = 0
     ) -> Collected:
         """Sample a wave, fit each task's baseline, compute advantages.
 
@@ -164,6 +158,9 @@ class RLProblem:
             step: inner step.
             episodes: N.
             first: row of the meta-batch that ``tasks`` begin with.
+
+        Raises:
+            EnvironmentFailureError, NonFiniteError: as of :meth:`metarl.sampler.Sampler.wave` and :func:`credit`.
         """
         mapper, parts = self.cut(len(tasks), episodes * self.environments.horizon)
         sampled = self._sampler(len(tasks), episodes).wave(params, tasks, key, step, first)
