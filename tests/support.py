@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
 import torch
 from oracles import plain_policy_gradient
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional.adapt import InnerUpdate
@@ -22,6 +22,7 @@ from metarl.problems.rl import Adaptation, RLProblem
 from metarl.seeding import Key, Stream, generator
 
 DOUBLE = torch.float64
+Module = TypeVar("Module", bound=nn.Module)
 ESTIMATOR_NAMES = ("reinforce", "lvc", "dice", "loaded_dice")
 
 
@@ -33,6 +34,14 @@ def normal(seed: int, *size: int) -> Tensor:
     return torch.randn(*size, generator=random_generator(seed), dtype=DOUBLE)
 
 
+def perturbed(module: Module, scale: float, seed: int = 0) -> Module:
+    """The module in float64, moved so that none of its parameters is zero or equal to another."""
+    module = module.double().requires_grad_(False)
+    for index, value in enumerate(module.parameters()):
+        value.add_(scale * normal(1000 * seed + index, *value.shape))
+    return module
+
+
 def make_policy(
     activation: str = "tanh",
     sizes: tuple[int, ...] = (3, 5, 4, 2),
@@ -42,15 +51,12 @@ def make_policy(
     """A float64 policy none of whose parameters is zero or equal to another."""
     policy = GaussianMLP(
         sizes[0], sizes[-1], sizes[1:-1], activation, 1.0, min_std, random_generator(seed)
-    ).double()
-    with torch.no_grad():
-        for index, value in enumerate(policy.parameters()):
-            value.add_(0.2 * normal(1000 * seed + index, *value.shape))
-    return policy.requires_grad_(False)
+    )
+    return perturbed(policy, 0.2, seed)
 
 
-def theta_of(policy: GaussianMLP) -> Params:
-    return {name: value.clone() for name, value in policy.named_parameters()}
+def theta_of(module: nn.Module) -> Params:
+    return {name: value.clone() for name, value in module.named_parameters()}
 
 
 def architecture(policy: GaussianMLP) -> Architecture:

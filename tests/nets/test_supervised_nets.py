@@ -33,11 +33,7 @@ NETS = {
 def make(name):
     """A float64 network, none of whose parameters is zero, and the shape of its inputs."""
     build, shape = NETS[name]
-    net = build(support.random_generator(0)).double()
-    with torch.no_grad():
-        for index, value in enumerate(net.parameters()):
-            value.add_(0.2 * support.normal(index, *value.shape))
-    return net.requires_grad_(False), shape
+    return support.perturbed(build(support.random_generator(0)), 0.2), shape
 
 
 def forms(net):
