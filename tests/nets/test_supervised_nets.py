@@ -48,7 +48,7 @@ def forms(net):
 
 def meta_gradient(net, shape, form, steps=5):
     """Loss and MAML's gradient by one form of the network."""
-    theta = {name: value.clone() for name, value in net.named_parameters()}
+    theta = support.theta_of(net)
     rule = Rule(form, LOSSES["cross_entropy"], InnerUpdate(0.3))
     examples = [
         Examples(support.normal(seed, M, 6, *shape), torch.arange(6).expand(M, 6) % 3)
