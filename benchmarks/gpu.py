@@ -17,7 +17,7 @@ import torch
 from measuring import rounds, sizes, solvers, stages
 from measuring.clock import Clock
 from measuring.engines import OnDevice, OnThreads
-from measuring.report import Report, parser
+from measuring.report import Part, Report, parser
 from torch.utils import _pytree as pytree
 
 from metarl.building import make_problem
@@ -86,6 +86,7 @@ def compiling(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def physics(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Environment steps per second, without a policy, by engine and number of worlds."""
+    options.clock.begin()
     rows = []
     for worlds in QUICK_WORLDS if options.quick else WORLDS:
         steps = QUICK_STEPS if options.quick else STEPS
@@ -111,6 +112,7 @@ def physics(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def waves(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Whole waves with a policy for each task: environments and policies on the device, and both on the processor."""
+    options.clock.begin()
     rows, threads = [], max(options.threads)
     tasks = QUICK_WORLDS[0] if options.quick else 40
     for least in QUICK_WORLDS if options.quick else WORLDS:
@@ -158,6 +160,7 @@ def problem_on(settings: Config, device: str, threads: int) -> RLProblem:
 
 def update(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Parts of an outer step on the same episodes: on threads, on the device."""
+    options.clock.begin()
     settings = sizes.settings_of(preset, options.quick, [f"seed={options.seed}"])
     threads = max(options.threads)
     here = problem_on(settings, "cpu", threads)
@@ -193,6 +196,7 @@ def update(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def iteration(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Whole meta-iterations: all on threads, updates on the device, all on the device."""
+    options.clock.begin()
     threads, device = max(options.threads), options.device
     ways = {
         f"cpu, {threads} threads": ["device=cpu"],
@@ -243,12 +247,9 @@ def obstacle(device: str) -> str | None:
 
 
 def main() -> int:
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, PARTS)
     arguments.set_defaults(threads=[resolve_threads("auto")])
     arguments.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="to measure")
-    arguments.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure"
-    )
     arguments.add_argument(
         "--minutes", type=float, default=7.0, help="after compiling; what does not fit is left out"
     )
@@ -265,7 +266,7 @@ def main() -> int:
         report.table(title, compiling(preset, options), ("preset", "seconds"))
     seconds = math.inf if options.quick else 60 * options.minutes
     options.clock = Clock(seconds, len(options.parts) * len(options.presets))
-    tables: dict[str, Any] = {
+    parts: dict[str, Part] = {
         "physics": (
             "Environment steps per second, without a policy",
             physics,
@@ -283,13 +284,7 @@ def main() -> int:
             ("preset", "what", "seconds", "x cpu", *stages.STAGES),
         ),
     }
-    for part in options.parts:
-        title, work, columns = tables[part]
-        for preset in options.presets:
-            began = time.perf_counter()
-            options.clock.begin()
-            report.table(title, work(preset, options), columns)
-            print(f"({part} of {preset} took {time.perf_counter() - began:.0f} s)\n", flush=True)
+    report.measure(parts, options)
     report.record["left_out"] = options.clock.left_out
     report.write()
     if options.clock.left_out:

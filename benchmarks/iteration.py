@@ -6,12 +6,11 @@ Memory and growth are measured in one child process for each size, so that no si
 from __future__ import annotations
 
 import argparse
-import time
 from typing import Any
 
 import torch
 from measuring import children, rounds, sizes, solvers, stages
-from measuring.report import Report, parser
+from measuring.report import Part, Report, parser
 from published import update as published
 from published.sampling import Workers
 
@@ -135,15 +134,11 @@ def against_published(preset: str, options: argparse.Namespace) -> list[dict[str
 
 
 def main() -> None:
-    arguments = parser(__doc__)
-    arguments.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure"
-    )
-    options = arguments.parse_args()
+    options = parser(__doc__, PARTS).parse_args()
     report = Report("iteration", options)
     torch.set_num_threads(1)
     memory = ("peak MiB", "before MiB")
-    tables: dict[str, Any] = {
+    parts: dict[str, Part] = {
         "split": (
             "Seconds by stage",
             split,
@@ -160,12 +155,7 @@ def main() -> None:
             ("preset", "threads", "what", "wall [s]", "cpu [s]", "wall / ours", "cpu / ours"),
         ),
     }
-    for part in options.parts:
-        title, work, columns = tables[part]
-        for preset in options.presets:
-            began = time.perf_counter()
-            report.table(title, work(preset, options), columns)
-            print(f"({part} of {preset} took {time.perf_counter() - began:.0f} s)\n", flush=True)
+    report.measure(parts, options)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def measure(name: str, options: argparse.Namespace, report: Report) -> bool:
         problem, outer = problems[chosen.configured, threads], make_outer(chosen.settings)
         alternatives[STEP, threads] = partial(whole_step, problem, outer, meta, tasks, key)
         theirs = partial(their_gradient, chosen, first, meta, batch)
-        alternatives[PUBLISHED, threads] = within(threads, theirs)
+        alternatives[PUBLISHED, threads] = rounds.within(threads, theirs)
     taken = rounds.interleave(alternatives, options.rounds)
     rows = []
     for threads in options.threads:
@@ -178,16 +178,6 @@ def whole_step(
     """Drawing the examples, the meta-gradient and the optimiser's step."""
     batch, _ = problem.collect(meta, tasks, key)
     outer.step(meta, lambda variant: problem.objective(meta, batch, variant))
-
-
-def within(threads: int, work: Callable[[], object]) -> Callable[[], None]:
-    """``work`` with so many threads inside torch's operations."""
-
-    def run() -> None:
-        with rounds.torch_threads(threads):
-            work()
-
-    return run
 
 
 def check(

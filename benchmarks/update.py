@@ -190,22 +190,14 @@ def time_quantity(what: str, size: Size, options: argparse.Namespace) -> Timings
             )
             if way == PUBLISHED:
                 shared = work
-            alternatives[f"{threads} {way}"] = within(threads if way == PUBLISHED else 1, work)
+            alternatives[f"{threads} {way}"] = rounds.within(
+                threads if way == PUBLISHED else 1, work
+            )
         if what == PRODUCT:
             alternatives |= {
                 f"{threads} {name}": each for name, each in size.limits(threads).items()
             }
     return rounds.interleave(alternatives, options.rounds)
-
-
-def within(threads: int, work: Callable[[], object]) -> Callable[[], None]:
-    """``work`` with so many threads inside torch's operations."""
-
-    def run() -> None:
-        with rounds.torch_threads(threads):
-            work()
-
-    return run
 
 
 def compare_ways(

@@ -176,13 +176,11 @@ class Sampler:
 
         def sample(item: tuple[slice, VectorEnv[Any, Any, Any]]) -> None:
             part, env = item
-            own = take(wave, part)
             begin = first + part.start
             check_own = partial(check, tasks=tasks[part], place=place, first=begin)
+            own = take(params, part), tasks[part], seeds[part], take(wave, part)
             try:
-                self._sample_share(
-                    env, take(params, part), tasks[part], seeds[part], own, check_own
-                )
+                self._sample_share(env, *own, check_own)
             except EnvironmentFailureError as error:
                 raise with_task(error, tasks[part], begin, self.episodes) from error.__cause__
 
@@ -228,10 +226,8 @@ class Sampler:
         check_own: Callable[[Mapping[str, Tensor]], None],
     ) -> None:
         """Fill one thread's part of the wave; ``check_own`` raises if what it is given is not finite."""
-        slots, shape = (
-            len(tasks) * self.episodes,
-            conformance.shape_of(env.single_observation_space),
-        )
+        slots = len(tasks) * self.episodes
+        shape = conformance.shape_of(env.single_observation_space)
         params = by_columns(params)
         options = {"task": np.repeat(tasks, self.episodes, axis=0)}
         with Naming(env, "reset"):

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-for _name in ("support", "native_target", "folders"):
+for _name in ("oracles", "support", "native_target", "folders", "allocations", "launching"):
     _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
     sys.modules[_name] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules[_name])
+_folders, _launching = sys.modules["folders"], sys.modules["launching"]
 
 torch.set_num_threads(1)
 
@@ -34,3 +35,33 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU, and -m gpu"))
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Of a run that is never trained."""
+    return _folders.run_settings(tmp_path)
+
+
+@pytest.fixture
+def run(settings, tmp_path):
+    """A run of these settings, new and open."""
+    with _folders.new_run(settings, tmp_path) as run:
+        yield run
+
+
+@pytest.fixture(scope="session")
+def one_process(tmp_path_factory):
+    """A run of four iterations by one process, for those of several; whoever asks first makes it."""
+    from metarl.train import main
+
+    directory = tmp_path_factory.mktemp("one_process")
+    program = _launching.train("nav2d", "iterations=4", "--run-dir", str(directory))
+    assert main(program[2:]) == 0
+    return _folders.runs.find_run("latest", directory)
+
+
+@pytest.fixture
+def benchmarks_on_the_path(monkeypatch):
+    """Scripts see the packages beside them; so do the tests of them."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")

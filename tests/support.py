@@ -1,33 +1,28 @@
-"""Helpers of the tests: tiny policies, random episodes, and an environment solved on paper."""
+"""What many tests build on: tiny policies, random episodes, and an environment solved on paper."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+from oracles import plain_policy_gradient
+from torch import Tensor, nn
 
 from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.layered import Architecture
-from metarl.liveness import Vigil
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems.credit import Sampling
 from metarl.problems.environments import EnvironmentFamily
+from metarl.problems.protocol import Problem
 from metarl.problems.rl import Adaptation, RLProblem
-from metarl.processes import Ranks
 from metarl.seeding import Key, Stream, generator
 
 DOUBLE = torch.float64
+Module = TypeVar("Module", bound=nn.Module)
 ESTIMATOR_NAMES = ("reinforce", "lvc", "dice", "loaded_dice")
 
 
@@ -39,6 +34,14 @@ def normal(seed: int, *size: int) -> Tensor:
     return torch.randn(*size, generator=random_generator(seed), dtype=DOUBLE)
 
 
+def perturbed(module: Module, scale: float, seed: int = 0) -> Module:
+    """The module in float64, moved so that none of its parameters is zero or equal to another."""
+    module = module.double().requires_grad_(False)
+    for index, value in enumerate(module.parameters()):
+        value.add_(scale * normal(1000 * seed + index, *value.shape))
+    return module
+
+
 def make_policy(
     activation: str = "tanh",
     sizes: tuple[int, ...] = (3, 5, 4, 2),
@@ -48,15 +51,12 @@ def make_policy(
     """A float64 policy none of whose parameters is zero or equal to another."""
     policy = GaussianMLP(
         sizes[0], sizes[-1], sizes[1:-1], activation, 1.0, min_std, random_generator(seed)
-    ).double()
-    with torch.no_grad():
-        for index, value in enumerate(policy.parameters()):
-            value.add_(0.2 * normal(1000 * seed + index, *value.shape))
-    return policy.requires_grad_(False)
+    )
+    return perturbed(policy, 0.2, seed)
 
 
-def theta_of(policy: GaussianMLP) -> Params:
-    return {name: value.clone() for name, value in policy.named_parameters()}
+def theta_of(module: nn.Module) -> Params:
+    return {name: value.clone() for name, value in module.named_parameters()}
 
 
 def architecture(policy: GaussianMLP) -> Architecture:
@@ -110,47 +110,9 @@ def sample_episodes(
     )
 
 
-def written_out_loss(name: str, log_prob: Tensor, base: Tensor, e: Episodes) -> Tensor:
-    """An estimator's definition for one task, episode by episode and step by step.
-
-    ``base`` is what sg() captured: a constant, so that finite differences may move ``log_prob``.
-    """
-    total = log_prob.new_zeros(())
-    for n in range(len(log_prob)):
-        length = int(e.mask[n].sum())
-        to_go = [float(e.advantages[n, t] + e.values[n, t]) for t in range(length)] + [0.0]
-        box_before = log_prob.new_ones(())
-        for t in range(length):
-            ratio = (log_prob[n, t] - base[n, t]).exp()
-            box = box_before * ratio
-            if name == "reinforce":
-                total = total + log_prob[n, t] * e.advantages[n, t]
-            elif name == "lvc":
-                total = total + ratio * e.advantages[n, t]
-            elif name == "dice":
-                total = total + box * (to_go[t] - to_go[t + 1]) - ratio * e.values[n, t]
-            else:
-                total = total + (box - box_before) * e.advantages[n, t]
-            box_before = box
-    return -total / e.mask.sum()
-
-
 def stack(items: list[Any]) -> Any:
     """Stack the tensors of equal trees along a new task axis."""
     return torch.utils._pytree.tree_map(lambda *leaves: torch.stack(leaves), *items)
-
-
-def plain_policy_gradient(policy: GaussianMLP, params: Params, episodes: Episodes) -> Params:
-    """∇ −(1/n) Σ log π · A of one task, by autograd on torch's own Normal: every inner step's."""
-    leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
-    mean, log_std = as_function(policy)(leaves, episodes.obs)
-    log_prob = torch.distributions.Normal(mean, log_std.exp()).log_prob(episodes.actions).sum(-1)
-    loss = -(log_prob * episodes.advantages * episodes.mask).sum() / episodes.mask.sum()
-    gradient = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(leaf) if value is None else value
-        for (name, leaf), value in zip(leaves.items(), gradient, strict=True)
-    }
 
 
 def sample_batch(
@@ -186,37 +148,6 @@ def close(actual: Any, expected: Any, tolerance: float) -> None:
     scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
     error = float((actual - expected).abs().max()) if expected.numel() else 0.0
     assert error <= tolerance * scale, f"off by {error:.3e}, scale {scale:.3e}"
-
-
-class Allocations(TorchDispatchMode):
-    """Remembers, without keeping it alive, the memory of every tensor that an operation of this thread makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: dict[StorageWeakRef, int] = {}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        given, result = self.storages((args, kwargs)), function(*args, **(kwargs or {}))
-        # A view of what was given, or what was written into, is no allocation.
-        self.made |= {
-            place: size for place, size in self.storages(result).items() if place not in given
-        }
-        return result
-
-    @staticmethod
-    def storages(tree: Any) -> dict[StorageWeakRef, int]:
-        leaves = torch.utils._pytree.tree_leaves(tree)
-        found = [leaf.untyped_storage() for leaf in leaves if isinstance(leaf, Tensor)]
-        return {StorageWeakRef(storage): storage.nbytes() for storage in found}
-
-
-def held_by(make: Callable[[], Any]) -> int:
-    """Bytes of all tensors that ``make`` allocates and its result, graphs and closures included, still needs."""
-    with Allocations() as allocated:
-        result = make()
-        held = sum(size for place, size in allocated.made.items() if not place.expired())
-    del result
-    return held
 
 
 class TargetEnv(gym.Env):
@@ -351,31 +282,16 @@ def target_problem(
     )
 
 
+def initial_meta(problem: Problem, seed: int = 1) -> Meta:
+    """The meta-parameters that training of that seed begins with."""
+    return problem.initial_meta(generator(seed, Stream.INITIALISATION))
+
+
 def double_meta(problem: RLProblem, seed: int = 0) -> Meta:
     """Initial meta-parameters in float64, moved so that no bias is zero."""
-    meta = problem.initial_meta(generator(seed, Stream.INITIALISATION))
+    meta = initial_meta(problem, seed)
     theta = {
         name: value.double() + 0.1 * normal(index, *value.shape)
         for index, (name, value) in enumerate(meta.theta.items())
     }
     return Meta(theta, {name: value.double() for name, value in meta.rates.items()})
-
-
-def in_ranks(size: int, work: Callable[[Ranks], Any]) -> list[Any]:
-    """``work(ranks)`` in every rank at once: the results by rank."""
-    store = dist.HashStore()
-
-    def run(rank: int) -> Any:
-        prefix = dist.PrefixStore("group", store)
-        group = dist.ProcessGroupGloo(prefix, rank, size, timedelta(seconds=60))
-        ranks = Ranks(group, Vigil(dist.PrefixStore("vigil", store), rank, size))
-        try:
-            return work(ranks)
-        except BaseException as error:
-            ranks.vigil.report(rank, repr(error))
-            raise
-        finally:
-            ranks.vigil.stop()
-
-    with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(run, range(size)))

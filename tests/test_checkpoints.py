@@ -227,23 +227,20 @@ def test_every_interruption_leaves_a_valid_checkpoint_or_none(tmp_path, monkeypa
     class Stopped(BaseException):
         pass
 
-    class Countdown:
-        left = 0
+    left = iter(())
 
-        def __call__(self, *_: object) -> None:
-            self.left -= 1
-            if self.left < 0:
-                raise Stopped
+    def count_down(*_: object) -> None:
+        if next(left, None) is None:
+            raise Stopped
 
-    countdown = Countdown()
-    monkeypatch.setattr(os, "fsync", countdown)
+    monkeypatch.setattr(os, "fsync", count_down)
     outcomes = set()
     for calls in range(10):
         run = tmp_path / str(calls)
-        countdown.left = 1000
+        left = iter(range(1000))
         run.mkdir()
         checkpoints.save(run / "checkpoints", 1, example(), {"saved": "before"})
-        countdown.left = calls
+        left = iter(range(calls))
         with contextlib.suppress(Stopped):
             checkpoints.save(run / "checkpoints", 2, example(), {"saved": "after"})
         found, refused = checkpoints.newest_valid(run)

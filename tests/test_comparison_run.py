@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
+import folders
 import numpy as np
 import pytest
-import torch
 
-from metarl import config, runs
+from metarl import config, datasets, runs
 from metarl.evaluate import main as evaluate
 from metarl.train import main as train
 
@@ -21,14 +20,7 @@ SMALL = [
     *("evaluation.tasks=5", "evaluation.queries=3", "evaluation.every=4", "run.log_every=1"),
     *("run.checkpoint_every=1", "device=cpu"),
 ]
-CLOCKS = ("time", "time/collect", "time/outer")
 SIDE, CLASSES, EACH = 28, 7, 6
-
-
-class Classes(NamedTuple):
-    images: np.ndarray
-    starts: np.ndarray
-    names: tuple[str, ...]
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +33,8 @@ def characters(monkeypatch):
         noise = rng.random((CLASSES, EACH, 1, side, side)) < 0.1
         images = (255 * np.logical_xor(strokes, noise)).astype(np.uint8)
         names = tuple(f"{part}/{c}" for c in range(CLASSES))
-        return Classes(images.reshape(-1, 1, side, side), EACH * np.arange(CLASSES + 1), names)
+        starts = EACH * np.arange(CLASSES + 1)
+        return datasets.ClassImages(images.reshape(-1, 1, side, side), starts, names)
 
     monkeypatch.setattr("metarl.datasets.load", load)
 
@@ -52,29 +45,17 @@ def run_of(directory, *overrides, path=CONFIG):
     return runs.find_run("latest", directory)
 
 
-def record(run):
-    return [
-        {tag: value for tag, value in line.items() if tag not in CLOCKS}
-        for line in runs.read_metrics(run)
-    ]
-
-
 @pytest.mark.parametrize("rule", RULES)
 def test_a_run_in_two_parts_is_the_uninterrupted_one(tmp_path, rule):
     chosen = [f"inner.rule={rule}", "outer.tasks=2", "iterations=4"]
     whole, parts = (run_of(tmp_path / name, *chosen) for name in ("whole", "parts"))
-    for late in ("000003", "000004"):
-        for path in (parts / "checkpoints" / late).glob("*"):
-            path.write_bytes(b"")
+    folders.spoil_checkpoints(parts, 3, 4)
     assert train(["--resume", str(parts)]) == 0
-    assert record(parts) == record(whole)
-    one, other = (runs.find_checkpoint(run)[0].tensors for run in (whole, parts))
-    assert list(one) == list(other)
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    (line, *_) = record(whole)
+    folders.assert_same_run(parts, whole)
+    (line, *_, last) = folders.record(whole)
     assert {"loss/post", "accuracy/post", "outer/loss", "outer/grad_norm"} <= line.keys()
     assert not [tag for tag in line if tag.endswith("/pre")]
-    assert "eval/accuracy_step_0" in record(whole)[3]
+    assert "eval/accuracy_step_0" in last
 
 
 def test_it_is_evaluated_beside_maml_on_the_same_tasks(tmp_path, capsys):

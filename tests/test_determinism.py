@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import folders
 import pytest
 import torch
 
@@ -48,11 +49,7 @@ def arguments(name, directory, *overrides):
 def result(directory):
     """The record of a run without what a clock measured, and its weights."""
     run = runs.find_run("latest", directory)
-    lines = [
-        {tag: value for tag, value in line.items() if not tag.startswith("time")}
-        for line in runs.read_metrics(run)
-    ]
-    return lines, runs.find_checkpoint(run)[0].tensors
+    return folders.record(run), folders.weights(run)
 
 
 def train(name, directory, *overrides):
@@ -60,10 +57,9 @@ def train(name, directory, *overrides):
     return result(directory)
 
 
-def assert_same_bits(one, other):
+def assert_same_result(one, other):
     assert one[0] == other[0]
-    assert list(one[1]) == list(other[1])
-    assert all(torch.equal(value, other[1][name]) for name, value in one[1].items())
+    folders.assert_same_bits(one[1], other[1])
 
 
 @pytest.fixture(scope="module", params=SMALL)
@@ -76,13 +72,13 @@ def test_another_process_gives_the_same_bits(trained, tmp_path):
     environment = os.environ | {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "4"}
     command = [sys.executable, "-m", "metarl.train", *arguments(name, tmp_path)]
     subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    assert_same_bits(result(tmp_path), expected)
+    assert_same_result(result(tmp_path), expected)
 
 
 @pytest.mark.parametrize("threads", [2, 4])
 def test_the_threads_change_no_bit(trained, tmp_path, threads):
     name, expected = trained
-    assert_same_bits(train(name, tmp_path, f"threads={threads}"), expected)
+    assert_same_result(train(name, tmp_path, f"threads={threads}"), expected)
 
 
 def test_another_seed_gives_other_numbers(trained, tmp_path):

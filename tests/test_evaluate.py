@@ -3,36 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from support import target_return
+from folders import tiny_settings
+from support import initial_meta, target_return
 
-from metarl import config
 from metarl.building import make_problem, opened_problem
 from metarl.data import Meta
 from metarl.evaluate import evaluate_meta, rate_schedule
 from metarl.functional.adapt import InnerUpdate
 from metarl.seeding import Key, Stream, generator
 
-TINY = """
-iterations: 3
-device: cpu
-threads: 1
-problem: {kind: rl, env: "envs:Navigation2D-v0", horizon: 6, episodes: 2}
-network: {hidden_sizes: [4]}
-inner: {lr: 0.5}
-outer: {method: trpo, tasks: 2}
-evaluation: {tasks: 3, steps: 2}
-"""
 TARGET = "problem.env=support:Target-v0"
-
-
-def settings(tmp_path, *overrides):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
-    return config.load(path, overrides)
-
-
-def initial_meta(problem, seed=1):
-    return problem.initial_meta(generator(seed, Stream.INITIALISATION))
 
 
 class Recorder:
@@ -53,7 +33,7 @@ class Recorder:
 class TestProtocol:
     def test_tasks_data_and_rates_are_the_papers(self, tmp_path):
         problem = Recorder()
-        chosen = settings(tmp_path, "seed=9", "evaluation.steps=3", "evaluation.episodes=4")
+        chosen = tiny_settings(tmp_path, "seed=9", "evaluation.steps=3", "evaluation.episodes=4")
         curve = evaluate_meta(problem, Meta({}, {}), chosen, 25)
         asked = problem.asked
         assert asked["rates"] == curve.rates == (0.5, 0.25, 0.25)
@@ -64,20 +44,22 @@ class TestProtocol:
         assert (curve.tasks == expected).all()
 
     def test_no_step_is_one_point(self, tmp_path):
-        curve = evaluate_meta(Recorder(), Meta({}, {}), settings(tmp_path, "evaluation.steps=0"), 0)
+        curve = evaluate_meta(
+            Recorder(), Meta({}, {}), tiny_settings(tmp_path, "evaluation.steps=0"), 0
+        )
         assert (curve.steps, curve.rates, curve.per_task.shape) == ([0], (), (1, 3))
 
     def test_configured_and_learned_rates(self, tmp_path):
-        chosen = settings(tmp_path, "evaluation.lr=[0.3, 0.2]")
+        chosen = tiny_settings(tmp_path, "evaluation.lr=[0.3, 0.2]")
         assert rate_schedule(chosen) == (0.3, 0.2)
         rates, problem = {"w": torch.ones(2)}, Recorder()
-        chosen = settings(tmp_path, "inner.learn_rates=true", "evaluation.steps=3")
+        chosen = tiny_settings(tmp_path, "inner.learn_rates=true", "evaluation.steps=3")
         curve = evaluate_meta(problem, Meta(rates, rates), chosen, 0)
         assert curve.rates == (None, None, None)
         assert all(each["w"] is rates["w"] for each in problem.asked["rates"])
 
     def test_held_out_tasks_are_no_training_tasks(self, tmp_path):
-        with opened_problem(settings(tmp_path)) as problem:
+        with opened_problem(tiny_settings(tmp_path)) as problem:
             held_out = problem.sample_tasks(40, generator(1, Stream.EVALUATION_TASKS))
             trained = [
                 problem.sample_tasks(40, generator(1, Stream.TRAIN_TASKS, iteration))
@@ -90,7 +72,7 @@ class TestProtocol:
     def test_untrained_returns_are_the_expected_ones(self, tmp_path):
         """In TargetEnv a policy N(μ, 1) earns −T(1 + (μ − task)²), whose variance is known too."""
         horizon, episodes = 5, 400
-        chosen = settings(
+        chosen = tiny_settings(
             *(tmp_path, TARGET, "evaluation.steps=0", "evaluation.tasks=2"),
             *(f"problem.horizon={horizon}", f"evaluation.episodes={episodes}"),
         )
@@ -105,7 +87,7 @@ class TestProtocol:
         assert (np.abs(curve.per_task[0] - expected) < 4.0 * error).all()
 
     def test_same_seed_same_bits_and_another_seed_others(self, tmp_path):
-        chosen = settings(tmp_path)
+        chosen = tiny_settings(tmp_path)
         curves = []
         for change in (chosen, chosen, chosen.model_copy(update={"seed": 2})):
             with opened_problem(change) as problem:
@@ -117,14 +99,14 @@ class TestProtocol:
     def test_threads_change_no_bit(self, tmp_path):
         values = []
         for threads in (1, 2):
-            chosen = settings(tmp_path, f"threads={threads}")
+            chosen = tiny_settings(tmp_path, f"threads={threads}")
             with opened_problem(chosen) as problem:
                 values.append(evaluate_meta(problem, initial_meta(problem), chosen, 3))
         assert (values[0].per_task == values[1].per_task).all()
 
 
 def test_every_setting_reaches_the_problem(tmp_path):
-    chosen = settings(
+    chosen = tiny_settings(
         *(tmp_path, "problem.discount=0.9", "problem.gae_lambda=0.8", "inner.first_order=true"),
         *("network.activation=tanh", "network.initial_std=0.5", "inner.estimator=dice"),
         *("outer.curvature=autograd", "inner.steps=2"),

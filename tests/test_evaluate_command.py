@@ -12,39 +12,19 @@ import time
 import numpy as np
 import pytest
 import torch
+from folders import tiny_settings
+from support import initial_meta
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarl import config, runs
 from metarl.building import opened_problem
 from metarl.evaluate import evaluate_meta, main
 from metarl.metastate import meta_to_tensors
-from metarl.seeding import Stream, generator
-
-TINY = """
-iterations: 3
-device: cpu
-threads: 1
-problem: {kind: rl, env: "envs:Navigation2D-v0", horizon: 6, episodes: 2}
-network: {hidden_sizes: [4]}
-inner: {lr: 0.5}
-outer: {method: trpo, tasks: 2}
-evaluation: {tasks: 3, steps: 2}
-"""
-
-
-def settings(tmp_path, *overrides):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
-    return config.load(path, overrides)
-
-
-def initial_meta(problem, seed=1):
-    return problem.initial_meta(generator(seed, Stream.INITIALISATION))
 
 
 def make_run(tmp_path, *overrides, seed=1, iterations=(2, 3), group="tiny"):
     """A run whose checkpoints hold untrained policies, each of its own seed."""
-    chosen = settings(tmp_path, f"seed={seed}", *overrides)
+    chosen = tiny_settings(tmp_path, f"seed={seed}", *overrides)
     with opened_problem(chosen) as problem, runs.Run.create(chosen, group, tmp_path) as run:
         for iteration in iterations:
             meta = initial_meta(problem, 100 * seed + iteration)
@@ -146,7 +126,7 @@ class TestCommand:
         assert found["references"]["oracle"]["steps"] == [0]
         rows = (run / "evaluation/adaptation.csv").read_text().splitlines()
         assert {row.partition(",")[0] for row in rows[1:]} == {"adaptation", "random", "oracle"}
-        chosen = settings(tmp_path)
+        chosen = tiny_settings(tmp_path)
         with opened_problem(chosen) as problem:
             untrained = evaluate_meta(problem, initial_meta(problem, 1), chosen, 0)
         assert (

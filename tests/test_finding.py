@@ -13,17 +13,6 @@ from metarl.checkpoints import CheckpointError
 from metarl.runs import Run, RunError
 
 
-@pytest.fixture
-def settings(tmp_path):
-    return folders.run_settings(tmp_path)
-
-
-@pytest.fixture
-def run(settings, tmp_path):
-    with folders.new_run(settings, tmp_path) as run:
-        yield run
-
-
 def test_latest_is_the_run_created_last_in_any_group(settings, tmp_path):
     root = tmp_path / "runs"
     names = ["b/20250101T000000Z-s1", "a/20250102T000000Z-s1", "b/20241231T235959Z-s9"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+import allocations
 import pytest
 import support
 import torch
@@ -129,7 +130,7 @@ def test_a_curvature_graph_takes_what_was_allocated_and_is_still_alive(steps, se
         made.append(objectives.kl_slope(outcome, vector))
         return made[0]
 
-    expected = support.held_by(slope)
+    expected = allocations.held_by(slope)
     assert memory.size(made, besides=batch) == pytest.approx(expected, rel=0.05)
 
 

@@ -13,12 +13,6 @@ from metarl import runs
 from metarl.runs import Run, RunError
 
 
-@pytest.fixture
-def run(tmp_path):
-    with folders.new_run(folders.run_settings(tmp_path), tmp_path) as run:
-        yield run
-
-
 def test_every_float_round_trips_and_what_is_no_number_is_null(run):
     numbers = [0.1, -0.0, 1e-320, 1 / 3, 1.7976931348623157e308, float(np.float32(0.1))]
     metrics = {str(i): value for i, value in enumerate(numbers)}

@@ -17,17 +17,6 @@ from metarl import config, finding, runs, system
 from metarl.runs import Run, RunError
 
 
-@pytest.fixture
-def settings(tmp_path):
-    return folders.run_settings(tmp_path)
-
-
-@pytest.fixture
-def run(settings, tmp_path):
-    with folders.new_run(settings, tmp_path) as run:
-        yield run
-
-
 def test_a_new_run_records_what_is_needed_to_repeat_it(run, settings):
     assert finding.RUN_NAME.fullmatch(run.path.name)
     assert run.path.parent.name == "a"

@@ -1,4 +1,4 @@
-"""Sweeps: what is tried, what a trial is worth, and that an interrupted sweep goes on as if nothing had happened."""
+"""Sweeps: what a trial is worth, which fail, and that an interrupted sweep goes on as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import record
 
 from metarl import config, disk, runs, sweep, train
 from metarl.errors import UserError
 from metarl.failures import EnvironmentFailureError
-from metarl.search_space import Choice, Range, read_space
+from metarl.search_space import Range
 
 CONFIG = Path(__file__).parent.parent / "configs" / "nav2d.yaml"
 SMALL = [
@@ -25,71 +26,11 @@ SMALL = [
     "run.checkpoint_every=1",
     "threads=1",
 ]
-CLOCKS = ("time", "time/collect", "time/outer", "time/env_steps_per_second")
 
 
 def arguments(directory, *more, tried=("inner.lr=0.01..1.0:log",)):
     chosen = [argument for each in tried for argument in ("--set", each)]
     return [str(CONFIG), *SMALL, *chosen, "--run-dir", str(directory), *more]
-
-
-def record(run):
-    """The metrics without what a clock measured."""
-    return [
-        {tag: value for tag, value in line.items() if tag not in CLOCKS}
-        for line in runs.read_metrics(run)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("inner.lr=0.05..0.5", Range(0.05, 0.5, log=False)),
-        ("inner.lr=1e-3..1:log", Range(0.001, 1, log=True)),
-        ("inner.steps=1..3", Range(1, 3, log=False)),
-        ("a=-2..-1.5", Range(-2, -1.5, log=False)),
-        ("inner.estimator=[lvc, dice]", Choice(("lvc", "dice"))),
-        ("network.hidden_sizes=[[8], [8, 8]]", Choice(("[8]", "[8, 8]"))),
-        ("outer.kfac_damping=[null, 0.1]", Choice(("null", "0.1"))),
-        ("problem.env=[a..b:c, d]", Choice(("a..b:c", "d"))),
-    ],
-)
-def test_ranges_and_choices(given, expected):
-    key = given.partition("=")[0]
-    assert read_space([given]) == {key: expected}
-
-
-MISTAKES = {
-    "no range": (["inner.lr=0.1"], [], "write KEY=LOW..HIGH"),
-    "no value": (["inner.lr"], [], "write KEY=LOW..HIGH"),
-    "one choice": (["inner.lr=[0.1]"], [], "write KEY=LOW..HIGH"),
-    "the wrong way round": (["inner.lr=1..0.1"], [], "LOW < HIGH"),
-    "words": (["inner.lr=low..high"], [], "must be numbers"),
-    "a logarithm of 0": (["inner.lr=0..1:log"], [], ":log above 0"),
-    "no YAML": (["inner.lr=[1, 2"], [], "this is not YAML"),
-    "twice": (["inner.lr=0..1", "inner.lr=[1, 2]"], [], "stands twice"),
-    "seeds": (["seed=1..3"], [], "name them by --seeds"),
-    "an unknown setting": (["inner.lrr=0.1..1"], [], "did you mean inner.lr?"),
-    "a last choice that cannot be": (["inner.estimator=[lvc, dyce]"], [], "inner.estimator is"),
-    "an end that cannot be": (["inner.lr=-1.0..1.0"], [], "inner.lr is -1.0"),
-    "nothing to go by": (["inner.lr=0.1..1"], ["evaluation.every=0"], "evaluation.every is 0"),
-    "no file": (["inner.lr=0.1..1"], None, "there is no such file"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_sentence_exit_code_2_and_leaves_nothing(tmp_path, capsys, mistake):
-    tried, more, said = MISTAKES[mistake]
-    given = arguments(tmp_path / "runs", tried=tried)
-    given[0:1] = [str(tmp_path / "none.yaml")] if more is None else [given[0], *more]
-    if more:
-        given.remove(SMALL[5])
-        given.insert(1, "evaluation.tasks=2")
-    assert sweep.main(given) == 2
-    answer = capsys.readouterr().err
-    assert said in answer
-    assert answer.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
 
 
 def test_without_optuna_the_extra_is_named(tmp_path, capsys, monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from folders import assert_same_bits, assert_same_run, record, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarl import checkpoints, config, figures, runs
@@ -30,30 +31,11 @@ SMALL = [
     "evaluation.every=2",
     "run.checkpoint_every=1",
 ]
-CLOCKS = ("time", "time/collect", "time/outer", "time/env_steps_per_second")
 
 
 def train(directory, *overrides):
     assert main([str(CONFIG), *SMALL, *overrides, "--run-dir", str(directory)]) == 0
     return runs.find_run("latest", directory)
-
-
-def record(run):
-    """The metrics without what a clock measured."""
-    return [
-        {tag: value for tag, value in line.items() if tag not in CLOCKS}
-        for line in runs.read_metrics(run)
-    ]
-
-
-def weights(run):
-    return runs.find_checkpoint(run)[0].tensors
-
-
-def assert_same_bits(first, second):
-    assert list(first) == list(second)
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +88,13 @@ def test_the_gain_is_the_difference_and_steps_add_up(finished):
 def test_training_again_from_the_runs_own_settings_repeats_it(finished, tmp_path):
     assert main([str(finished / "config.yaml"), "--run-dir", str(tmp_path)]) == 0
     again = runs.find_run("latest", tmp_path)
-    assert record(again) == record(finished)
-    assert_same_bits(weights(again), weights(finished))
+    assert_same_run(again, finished)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_no_number_depends_on_the_threads(finished, tmp_path, threads):
     run = train(tmp_path, "iterations=4", f"threads={threads}")
-    assert record(run) == record(finished)
-    assert_same_bits(weights(run), weights(finished))
+    assert_same_run(run, finished)
 
 
 def test_another_seed_gives_other_numbers(finished, tmp_path):
@@ -140,8 +120,7 @@ def test_resuming_equals_an_uninterrupted_run_to_the_bit(tmp_path, method):
     assert main([*arguments, "iterations=2", "--run-dir", str(parts)]) == 0
     assert main(["iterations=4", "--resume", "--run-dir", str(parts)]) == 0
     one, other = runs.find_run("latest", whole), runs.find_run("latest", parts)
-    assert record(one) == record(other)
-    assert_same_bits(weights(one), weights(other))
+    assert_same_run(one, other)
     assert [line["iteration"] for line in runs.read_metrics(other)] == [0, 1, 2, 3]
 
 

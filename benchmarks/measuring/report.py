@@ -6,17 +6,21 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metarl import system
 
+Rows = Sequence[dict[str, Any]]
+Part = tuple[str, Callable[[str, argparse.Namespace], Rows], Sequence[str]]
+"""A title, what measures it for a preset, the columns that are shown."""
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options of every benchmark."""
+def parser(description: str | None, parts: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The options of every benchmark; of one of several parts, which of them to measure."""
     result = argparse.ArgumentParser(
         description=(description or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -27,6 +31,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     add("--seed", type=int, default=1, help="of tasks, policies and episodes")
     add("--threads", type=int, nargs="+", default=[1, 2], help="thread counts to measure")
     add("--presets", nargs="+", choices=("paper", "gym"), default=["paper", "gym"], help="sizes")
+    if parts:
+        add("--parts", nargs="+", choices=parts, default=list(parts), help="what to measure")
     add("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     return result
 
@@ -60,7 +66,7 @@ class Report:
             f"{name}: {described['cpu']}, {described['cores']} cores, load {load()}\n", flush=True
         )
 
-    def table(self, title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    def table(self, title: str, rows: Rows, columns: Sequence[str]) -> None:
         """Print ``columns`` of ``rows`` as Markdown; keep whole rows, raw timings included."""
         self.record["results"].setdefault(title, []).extend(rows)
         cells = [list(columns), *([shown(row.get(name)) for name in columns] for row in rows)]
@@ -73,6 +79,16 @@ class Report:
                 print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
         print(flush=True)
         self.write()
+
+    def measure(self, parts: Mapping[str, Part], options: argparse.Namespace) -> None:
+        """A table for every part and preset that is asked for, and how long it took."""
+        for part in options.parts:
+            title, work, columns = parts[part]
+            for preset in options.presets:
+                began = time.perf_counter()
+                self.table(title, work(preset, options), columns)
+                took = time.perf_counter() - began
+                print(f"({part} of {preset} took {took:.0f} s)\n", flush=True)
 
     def write(self) -> None:
         """Write what there is so far, so that an interrupted benchmark leaves its finished tables."""

@@ -73,3 +73,13 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def within(threads: int, work: Callable[[], object]) -> Callable[[], None]:
+    """``work`` with so many threads inside torch's operations."""
+
+    def run() -> None:
+        with torch_threads(threads):
+            work()
+
+    return run

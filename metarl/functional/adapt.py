@@ -26,6 +26,9 @@ class InnerUpdate(NamedTuple):
     MAML++         ``Meta.rates`` holds a rate for every tensor and step; ``second_order_from``
     ============== ====================================================================
 
+    Sources: MAML and FOMAML: Finn et al. 2017 (arXiv:1703.03400), sections 2.2 and 5.2; ANIL: Raghu et al. 2020
+    (arXiv:1909.09157); Meta-SGD: Li et al. 2017 (arXiv:1707.09835); MAML++: Antoniou et al. 2019 (arXiv:1810.09502).
+
     Attributes:
         lr: α, used where no rates are learned.
         first_order: leave the inner gradient out of the derivative (FOMAML).
@@ -101,7 +104,7 @@ def stacked_step(
     first_order: bool = False,
     names: Callable[[Params], list[str]] = list,
 ) -> Params:
-    """The same for C tasks at once, by plain autograd: one graph, faster than ``vmap`` of `inner_step`.
+    """φ_c = θ_c − α ∇L_c of C tasks at once, by plain autograd: one graph, faster than ``vmap`` of `inner_step`.
 
     Args:
         params: ``[C, *shape]``.

@@ -28,6 +28,8 @@ def features(obs: Tensor) -> Tensor:
 def fit(inputs: Tensor, targets: Tensor, mask: Tensor, ridge: float = 1e-5) -> Tensor:
     """Weights w of the ridge regression (XᵀX + λI) w = Xᵀy over the valid steps of each task.
 
+    Source: Duan et al. 2016 (arXiv:1604.06778), appendix; λ and how it grows are those of rllab's code.
+
     Args:
         inputs: features, float64 ``[M, N, T, F]``.
         targets: discounted returns to go, ``[M, N, T]``.

@@ -187,6 +187,8 @@ def objective(
 ) -> Objective:
     """The mean over the meta-batch of the post-update surrogate and KL, with exact derivatives.
 
+    Source: Finn et al. 2017 (arXiv:1703.03400), section 5.3 and equation 4.
+
     Args:
         arch: the policy's architecture.
         estimator: of the inner loss.
@@ -200,6 +202,9 @@ def objective(
         kept: tasks whose activations are kept from product to product, the first ones; those of the
             others are made anew in each, which changes no bit. None: all.
         join: where processes share the tasks, gathers every task's results from them.
+
+    Returns:
+        A function of θ as a vector ``[P]``, in the order of ``like``; with a preconditioner.
     """
     surrogate, ordered = Surrogate(arch, estimator, inner), order(arch, like)
     count = joined_count(batch, join)

@@ -114,6 +114,9 @@ def episodes(
         network: the embedding f.
         metric: compares with the support.
         loss: of logits and classes.
+
+    Returns:
+        The objective of C tasks: their losses ``[C]``, a KL of 0, what is logged.
     """
 
     def objective(meta: Meta, part: MetaBatch[Examples]) -> Outcome:
@@ -137,6 +140,9 @@ def joint_classes(network: Network, loss: Loss) -> Callable[[Meta, MetaBatch[Exa
     Args:
         network: the embedding.
         loss: of logits ``[C, Q, O]`` and the numbers of the classes among all O.
+
+    Returns:
+        The objective of C tasks, as of `episodes`.
     """
 
     def objective(meta: Meta, part: MetaBatch[Examples]) -> Outcome:

@@ -115,6 +115,9 @@ def post_update(
     Args:
         rule: how to adapt.
         weights: of the query loss after 0 to K steps.
+
+    Returns:
+        The objective of C tasks: their losses ``[C]``, a KL of 0, what is logged before and after.
     """
 
     def objective(meta: Meta, part: MetaBatch[Examples]) -> Outcome:
@@ -142,6 +145,9 @@ def reptile(rule: Rule) -> Callable[[Meta, MetaBatch[Examples]], Outcome]:
 
     Args:
         rule: how to adapt; its order makes no difference.
+
+    Returns:
+        The objective of C tasks, as of `post_update`.
     """
     rule = rule._replace(update=rule.update._replace(first_order=True))
 

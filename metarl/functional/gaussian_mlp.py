@@ -85,6 +85,9 @@ def forward(arch: Architecture, params: Layered, obs: Tensor, kept: bool = False
         params: of C policies.
         obs: ``[C, B, O]``.
         kept: whether it is for products, which want its rows.
+
+    Returns:
+        What the backward pass and the products need; B states as columns.
     """
     matrices = params.matrices
     transposed = tuple(each[:, :, :-1].mT.contiguous() for each in matrices)
@@ -116,10 +119,10 @@ def _through_activation(arch: Architecture, moved: Tensor, output: Tensor) -> Te
 def backward(
     arch: Architecture, passed: Forward, top: Tensor
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Back-propagation of δ_{depth−1} = ``top`` ``[C, A, B]``.
+    """Back-propagation of δ_{depth−1} = ``top`` ``[C, A, B]``: δ_i = a'(z_i) ⊙ W_{i+1}ᵀ δ_{i+1}.
 
     Returns:
-        All δ_i ``[C, out, B]``, and the gradient of every M_i.
+        All δ_i ``[C, out, B]``, and the gradient of every M_i, δ_i x_iᵀ ``[C, out, in + 1]``.
     """
     rows = passed.rows or tuple(each.mT for each in passed.inputs)
     deltas, gradients = [top], [torch.bmm(top, rows[-1])]
@@ -131,12 +134,15 @@ def backward(
 
 
 def policy_gradient(arch: Architecture, params: Layered, episodes: Episodes) -> Layered:
-    """∇L(φ) of the inner loss at φ = ``params``; every estimator has this same first derivative.
+    """∇L(φ) = −(1/n) Σ_t A_t ∇log π_φ(a_t|s_t) at φ = ``params``: the first derivative of every estimator.
 
     Args:
         arch: the policy's architecture.
         params: of C policies.
-        episodes: of the same C tasks.
+        episodes: of the same C tasks, ``[C, N, T, ...]``.
+
+    Returns:
+        The gradient in every M_i, ``[C, out, in + 1]``, and in log σ, ``[C, A]``: 0 below its bound.
     """
     passed = forward(arch, params, episodes.obs.flatten(1, 2))
     return likelihood_gradient(arch, episodes, passed, weights(episodes))[0]
@@ -180,7 +186,7 @@ def _standardised(episodes: Episodes, passed: Forward, inverse_std: Tensor) -> T
 def likelihood_gradient(
     arch: Architecture, episodes: Episodes, passed: Forward, per_step: Tensor
 ) -> tuple[Layered, tuple[Tensor, ...]]:
-    """Gradient of Σ_t w_t log π_t for weights held constant.
+    """Σ_t w_t ∇log π_t, with weights that are constants.
 
     Args:
         arch: the policy's architecture.
@@ -189,7 +195,7 @@ def likelihood_gradient(
         per_step: w_t, ``[C, N, T]``.
 
     Returns:
-        The gradient, and all δ_i ``[C, out, B]``.
+        The gradient, shaped as the parameters, and all δ_i ``[C, out, B]``.
     """
     per_step = per_step.flatten(1).unsqueeze(1)
     inverse_std = (-log_std(arch, passed.params)).exp().unsqueeze(2)
@@ -224,6 +230,9 @@ def hessian_product(
         episodes: the same episodes.
         estimator: which second derivative.
         tangent: of C policies.
+
+    Returns:
+        The product, shaped as the tangent.
     """
     *moved, mean_moved = tangent_forward(arch, tape.forward, tangent)
     log_std_moved = (tangent.log_std * tape.free).unsqueeze(2)
@@ -272,6 +281,9 @@ def fisher_product(
         passed: :func:`forward` at φ, with rows.
         step_weights: w_t, ``[C, 1, B]``.
         tangent: of C policies.
+
+    Returns:
+        The product, shaped as the tangent.
     """
     mean_moved = tangent_forward(arch, passed, tangent)[-1]
     precision = (-2.0 * log_std(arch, passed.params)).exp().unsqueeze(2)

@@ -44,6 +44,9 @@ def factors(arch: Architecture, passed: Forward, step_weights: Tensor) -> Factor
         arch: the policy's architecture.
         passed: the forward pass of B states.
         step_weights: weight of each state, ``[C, 1, B]``.
+
+    Returns:
+        A and S of every layer.
     """
     thinned = [each[:, :, ::STRIDE].contiguous() for each in passed.inputs]
     shares = step_weights[:, :, ::STRIDE]
@@ -74,7 +77,9 @@ def preconditioner(
     damping: float,
     join: Join = alone,
 ) -> Callable[[Tensor], Tensor]:
-    """v ``[P]`` -> (A + π√λ I)⁻¹ V (S + √λ/π I)⁻¹ for each layer, V its part of v; log σ is exact.
+    """v ``[P]`` -> (S + √λ/π I)⁻¹ V (A + π√λ I)⁻¹ for each layer, V ``[out, in + 1]`` its part of v; log σ is exact.
+
+    Source: Martens & Grosse 2015, section 6.3.
 
     Args:
         arch: the policy's architecture.

@@ -26,7 +26,7 @@ class Loss(NamedTuple):
 
 
 def mean_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
-    """(1/n) Σ (f(x) − y)², over examples and outputs."""
+    """(1/n) Σ (f(x) − y)², over examples and outputs: both ``[C, N, ...]``."""
     return (predictions - targets).square().flatten(1).mean(-1)
 
 
@@ -37,7 +37,7 @@ def cross_entropy(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def accuracy(predictions: Tensor, targets: Tensor) -> Tensor:
-    """The share of examples whose largest logit is that of their class."""
+    """The share of examples whose largest logit ``[C, N, K]`` is that of their class ``[C, N]``."""
     return (predictions.argmax(-1) == targets).to(predictions.dtype).mean(-1)
 
 

@@ -42,7 +42,7 @@ class State(NamedTuple):
 
 
 def shapes(hidden_size: int) -> dict[str, tuple[int, ...]]:
-    """The cell's own parameters, without their prefix; gates in the order i, f, g, o, as torch has them."""
+    """Shapes of the cell's own parameters, without their prefix; gates in the order i, f, g, o, as torch has them."""
     gates = 4 * hidden_size
     return {
         "inputs.weight": (gates, 4),
@@ -83,6 +83,9 @@ def step(
         gradient: ``[C, P]``.
         loss: ``[C]``.
         state: after the step before.
+
+    Returns:
+        θ_t, ``[C, P]``, and the state after this step.
     """
     of_loss = preprocessed(loss).unsqueeze(1).expand(*gradient.shape, 2)
     inputs = torch.cat([preprocessed(gradient), of_loss], dim=-1)

@@ -76,7 +76,7 @@ def valid_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def inner_loss(policy: Policy, estimator: Estimator) -> Loss:
-    """The policy-gradient loss of one task, as :func:`metarl.functional.adapt.adapt` takes it."""
+    """The policy-gradient loss of one task, a scalar, as :class:`metarl.functional.adapt.InnerUpdate` takes it."""
 
     def loss(params: Params, episodes: Episodes) -> Tensor:
         mean, log_std = policy(params, episodes.obs)
@@ -86,7 +86,7 @@ def inner_loss(policy: Policy, estimator: Estimator) -> Loss:
 
 
 def behaviour_kl(policy: Policy, params: Params, episodes: Episodes) -> Tensor:
-    """Mean KL(behaviour ‖ π_params) over the valid steps of one task."""
+    """Mean KL(behaviour ‖ π_params) over the valid steps of one task, a scalar."""
     mean, log_std = policy(params, episodes.obs)
     divergence = gaussian.kl(episodes.mean, episodes.log_std, mean, log_std)
     return valid_mean(divergence, episodes.mask)
@@ -122,7 +122,8 @@ def exploring_surrogate(
 ) -> TaskObjective:
     """The surrogate and E-MAML's term: pre-update actions are credited with the post-update return.
 
-    loss = −E[ratio · A] − c · R · Σ_k E[log π_{φ_k}(support_k)], R the post-update return per step as a constant.
+    loss = −E[ratio · A] − c · R · Σ_k E[log π_{φ_k}(support_k)], c the ``coefficient`` and R, a constant, the
+    post-update return per step.
 
     Source: Stadie et al. 2018 (arXiv:1803.01118), equation 5.
     """
@@ -151,8 +152,8 @@ def clipped_surrogate(
 ) -> TaskObjective:
     """ProMP: the clipped post-update surrogate plus η times the KL of the policies that collected the support.
 
-    loss = −E[min(ratio · A, clip(ratio, 1 − ε, 1 + ε) · A)] + η/K Σ_k KL(behaviour_k ‖ π_{φ_k}).
-    ``Outcome.kl`` is the mean of those inner divergences, which the adaptive η is steered by.
+    loss = −E[min(ratio · A, clip(ratio, 1 − ε, 1 + ε) · A)] + η/K Σ_k KL(behaviour_k ‖ π_{φ_k}), ε = ``clip`` and
+    η = ``kl_coefficient``. ``Outcome.kl`` is the mean of those inner divergences, which the adaptive η is steered by.
 
     Source: Rothfuss et al. 2019 (arXiv:1810.06784), equations 8 to 10.
     """
@@ -265,7 +266,11 @@ def by_parts(
 
 
 def kl_slope(outcomes: Callable[[Tensor], Outcome], vector: Tensor) -> tuple[Tensor, Tensor]:
-    """∇KL at ``vector`` ``[P]`` with its graph, and the leaf that it begins with: all that curvature products need."""
+    """∇KL at ``vector`` ``[P]`` with its graph, and the leaf that it begins with: all that curvature products need.
+
+    Raises:
+        ValueError: the KL is a constant, as where there is none.
+    """
     leaf = vector.detach().clone().requires_grad_()
     divergence = outcomes(leaf).kl.sum()
     if not divergence.requires_grad:

@@ -33,12 +33,12 @@ def unflatten(vector: Tensor, like: Params) -> Params:
 
 
 def flatten_meta(meta: Meta) -> Tensor:
-    """All that is meta-learned as one vector: θ, then the learned rates."""
+    """All that is meta-learned as one vector ``[P]``: θ, then the learned rates."""
     return torch.cat([flatten(part) for part in meta if part])
 
 
 def unflatten_meta(vector: Tensor, like: Meta) -> Meta:
-    """The inverse of :func:`flatten_meta`."""
+    """The inverse of :func:`flatten_meta`: ``[P]`` named and shaped as ``like``."""
     sizes = [sum(value.numel() for value in part.values()) for part in like]
     theta, rates = vector.split(sizes)
     return Meta(unflatten(theta, like.theta), unflatten(rates, like.rates) if like.rates else {})
@@ -55,7 +55,7 @@ def owned(params: Params) -> Params:
 
 
 def descend(params: Params, gradient: Params, rates: float | Params) -> Params:
-    """One gradient step, φ = θ − α ∇L, with one rate α or one per parameter."""
+    """One gradient step, φ = θ − α ∇L, with one rate α or one per parameter, to which it broadcasts."""
     if isinstance(rates, float):
         return {name: value - rates * gradient[name] for name, value in params.items()}
     return {name: value - rates[name] * gradient[name] for name, value in params.items()}

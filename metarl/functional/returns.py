@@ -56,7 +56,7 @@ def advantages(
 
 
 def standardise(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shift and scale the valid entries to mean 0 and standard deviation 1.
+    """(x − mean x) / std x over the valid entries: mean 0, standard deviation 1.
 
     Args:
         values: ``[M, N, T]``; each of the M tasks is standardised by itself.

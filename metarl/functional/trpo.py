@@ -155,6 +155,9 @@ def trust_region_step(
 
     Returns:
         The new parameters, or the very tensor ``theta`` when no candidate was accepted, and how it went.
+
+    Raises:
+        ValueError: the settings want a preconditioner, or the step a curvature, that the objective has not.
     """
 
     def damped(vector: Tensor) -> Tensor:

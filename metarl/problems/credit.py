@@ -59,6 +59,9 @@ def credit(
         parts: of the task axis.
         first: row of the meta-batch that ``tasks`` begin with.
 
+    Returns:
+        The episodes ``[M, N, T, ...]``, with advantages and the baseline in their units.
+
     Raises:
         NonFiniteError: a return, an advantage or the advantages' spread is not finite.
     """

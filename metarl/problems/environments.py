@@ -94,7 +94,11 @@ class EnvironmentFamily:
         return int(self.example.single_action_space.shape[0])  # type: ignore[index]
 
     def __call__(self, slots: int) -> VectorEnv[Any, Any, Any]:
-        """A vector environment of so many slots."""
+        """A vector environment of so many slots.
+
+        Raises:
+            UnusableEnvironmentError: its constructor raised.
+        """
         with self._making_named():
             if self.resident:
                 return self._make_vector(self._resident_env, slots, device=self._device)
@@ -119,7 +123,11 @@ class EnvironmentFamily:
         return env if flat else gym.wrappers.FlattenObservation(env)
 
     def sample_tasks(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """``count`` tasks of the family, float64 ``[count, D]``."""
+        """``count`` tasks of the family, float64 ``[count, D]``.
+
+        Raises:
+            UnusableEnvironmentError: its own method raised, or returned something else.
+        """
         try:
             tasks = np.asarray(self._family().sample_tasks(count, rng), dtype=np.float64)
         except FAILURES as error:

@@ -72,7 +72,7 @@ Found = TypeVar("Found")
 class Share:
     """The part of a meta-batch that this process computes, and how it comes by the rest.
 
-    This one is that of a process which has all the tasks; :class:`metarl.processes.RankShare` is one of several.
+    This one is that of a process which has all the tasks; :class:`metarl.sharing.RankShare` is one of several.
 
     Args:
         first: row of the meta-batch that the part begins with.
@@ -131,7 +131,20 @@ class Problem(Protocol):
     def collect(
         self, meta: Meta, tasks: np.ndarray, key: Key, share: Share | None = None
     ) -> tuple[MetaBatch[Any], dict[str, float]]:
-        """Support and query data of the share's tasks, adapting in between; and what to log of all ``tasks``."""
+        """Support and query data of the share's tasks, adapting in between.
+
+        Args:
+            meta: what was learned so far.
+            tasks: of the whole meta-batch, ``[M, D]``.
+            key: names the random numbers.
+            share: the tasks whose data are collected here; None: all.
+
+        Returns:
+            Their data, with a leading task axis, and what to log of all ``tasks``, by tag.
+
+        Raises:
+            NonFiniteError: a number of some task is NaN or infinite.
+        """
         ...
 
     def objective(

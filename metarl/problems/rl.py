@@ -34,8 +34,7 @@ from metarl.problems.cutting import Cutter
 from metarl.problems.environments import EnvironmentFamily
 from metarl.problems.modules import PerThread
 from metarl.problems.protocol import LearnRates, Share, Split, Variant, initial_rates
-from metarl.resident import ResidentSampler
-from metarl.sampler import Sampler
+from metarl.problems.samplers import Samplers
 from metarl.seeding import Key
 
 MakePolicy = Callable[[int, int, torch.Generator], nn.Module]
@@ -106,7 +105,7 @@ class RLProblem:
         self.mapper: Mapper = self.pool.map if self.pool else map
         self.cut = Cutter(self.device, self.mapper, chunk, environments.obs_size, self.policy)
         self._own_policy = PerThread(self.policy)
-        self._samplers: dict[tuple[int, int], Sampler] = {}
+        self._sampler = Samplers(environments, self.act, threads, self.mapper, self.device)
 
     def initial_meta(self, rng: np.random.Generator) -> Meta:
         """The policy's initial parameters; the constant rate everywhere if rates are learned."""
@@ -148,13 +147,7 @@ class RLProblem:
         return waves, norms
 
     def wave(
-        self,
-        params: Params,
-        tasks: np.ndarray,
-        key: Key,
-        step: int,
-        episodes: int,
-        first: int = 0,
+        self, params: Params, tasks: np.ndarray, key: Key, step: int, episodes: int, first: int = 0
     ) -> Collected:
         """Sample a wave, fit each task's baseline, compute advantages.
 
@@ -165,6 +158,9 @@ class RLProblem:
             step: inner step.
             episodes: N.
             first: row of the meta-batch that ``tasks`` begin with.
+
+        Raises:
+            EnvironmentFailureError, NonFiniteError: as of :meth:`metarl.sampler.Sampler.wave` and :func:`credit`.
         """
         mapper, parts = self.cut(len(tasks), episodes * self.environments.horizon)
         sampled = self._sampler(len(tasks), episodes).wave(params, tasks, key, step, first)
@@ -244,11 +240,9 @@ class RLProblem:
     def close(self) -> None:
         """Close the environments and end the threads."""
         if self.pool:  # first: after a failure or an interruption, threads may still be stepping
-            for sampler in self._samplers.values():
-                sampler.stop()
+            self._sampler.stop()
             self.pool.shutdown(cancel_futures=True)
-        for sampler in self._samplers.values():
-            sampler.close()
+        self._sampler.close()
         self.environments.example.close()
 
     def _new_policy(self, seed: int) -> nn.Module:
@@ -300,15 +294,3 @@ class RLProblem:
             theta = order(self.arch, meta.theta).layers(vector)
             held = surrogate.activations(theta, take(batch, slice(0, 1)))
         return max(1, memory.budget(self.device) // memory.size(held, besides=batch))
-
-    def _sampler(self, tasks: int, episodes: int) -> Sampler:
-        """The sampler of that size; its environments are kept from wave to wave."""
-        if (tasks, episodes) not in self._samplers:
-            family = self.environments
-            kind = ResidentSampler if family.resident else Sampler
-            shared = (1, map) if family.resident else (self.threads, self.mapper)
-            self._samplers[tasks, episodes] = kind(
-                *(family, tasks, episodes, family.horizon, self.act),
-                *(*shared, self.device, family.observe_task),
-            )
-        return self._samplers[tasks, episodes]

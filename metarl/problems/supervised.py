@@ -86,6 +86,9 @@ class SupervisedProblem:
             ``vmap`` does not serve, such as torch's own normalisation layers.
         device: of networks and examples.
         threads: Python threads that share the chunks of tasks.
+
+    Raises:
+        ValueError: the module has buffers, a state that tasks would share.
     """
 
     def __init__(

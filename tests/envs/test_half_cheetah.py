@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 
 from envs.half_cheetah_rules import control_cost, direction_reward, velocity_reward
-from envs.physics import ASSETS
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the original model's deprecation warning goes into a file
-
-
-@pytest.fixture
-def original():
-    return mujoco.MjModel.from_xml_path(str(ASSETS / "half_cheetah.xml"))
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 def actions_for(kind, steps, rng):

@@ -12,15 +12,7 @@ from mujoco.batch import Batch
 from envs import SimulationError
 from envs.physics import ASSETS, load_model, quiet_clock
 
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the original model's deprecation warning goes into a file
-
-
-@pytest.fixture
-def original():
-    return mujoco.MjModel.from_xml_path(str(ASSETS / "half_cheetah.xml"))
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 def roll(model, actions, nstep):

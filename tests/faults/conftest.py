@@ -1,4 +1,4 @@
-"""The fault suite: `import driver` works, every test is marked `faults`, one server runs the commands."""
+"""The fault suite: `import driver` and the like work, every test is marked `faults`, one server runs the commands."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-_spec = importlib.util.spec_from_file_location("driver", Path(__file__).with_name("driver.py"))
-_driver = importlib.util.module_from_spec(_spec)
-sys.modules["driver"] = _driver
-_spec.loader.exec_module(_driver)
+for _name in ("driver", "endurance", "fuzz"):
+    _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
+    sys.modules[_name] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules[_name])
+_driver = sys.modules["driver"]
 
 
 def pytest_collection_modifyitems(items):

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+import folders
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarl import runs
@@ -30,7 +30,6 @@ TINY = (
     "evaluation={every: 0, tasks: 2, episodes: 2, steps: 1}",
     "run.checkpoint_every=1",
 )
-CLOCKS = ("time", "time/collect", "time/outer", "time/env_steps_per_second")
 
 
 class Ended(NamedTuple):
@@ -129,14 +128,6 @@ def assert_one_sentence(ended: Ended, *parts: str) -> None:
         assert part in lines[0], (part, lines[0])
 
 
-def record(run: Path) -> list[dict[str, Any]]:
-    """The metrics without what a clock measured."""
-    return [
-        {tag: value for tag, value in line.items() if tag not in CLOCKS}
-        for line in runs.read_metrics(run)
-    ]
-
-
 def board(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Every point that TensorBoard has, each (tag, step) once, without what a clock measured."""
     everything = {"scalars": 0, "images": 0}
@@ -150,7 +141,7 @@ def board(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {
         tag: [(point.step, point.value) for point in events]
         for tag, events in points.items()
-        if tag not in CLOCKS
+        if tag not in folders.CLOCKS
     }
 
 
@@ -158,11 +149,9 @@ def assert_same_run(one: Path, other: Path) -> None:
     """Weights, record and TensorBoard's points are equal to the bit, each step once."""
     first, second = (runs.find_checkpoint(run)[0] for run in (one, other))
     assert (first.iteration, first.state) == (second.iteration, second.state)
-    assert list(first.tensors) == list(second.tensors)
-    assert all(torch.equal(value, second.tensors[name]) for name, value in first.tensors.items())
-    assert record(one) == record(other)
+    folders.assert_same_run(one, other)
     assert board(one) == board(other)
-    assert [line["iteration"] for line in record(other)] == list(range(second.iteration))
+    assert [line["iteration"] for line in folders.record(other)] == list(range(second.iteration))
 
 
 def wait_until_stopped(pid: int) -> None:

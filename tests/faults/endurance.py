@@ -25,6 +25,9 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
+    from server import load
+
+    load("folders", Path(__file__).parent.with_name("folders.py"))
 
 import driver
 

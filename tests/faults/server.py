@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import atexit
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -83,7 +83,7 @@ def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     load("hooks", HERE / "hooks.py")
-    for name in ("support", "native_target"):
+    for name in ("oracles", "support", "native_target"):
         load(name, HERE.parent / f"{name}.py")
     gc.freeze()  # else a child's first collection copies every page
     print(json.dumps({"ready": True}), flush=True)

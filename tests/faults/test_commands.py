@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import driver
+import folders
 import pytest
 
 from metarl import runs
@@ -174,7 +175,7 @@ def test_an_output_that_is_closed_does_not_matter_and_no_file_takes_its_place(tm
     closed = 'exec "$0" "$@" <&- >&- 2>&-'
     settings = driver.new(tmp_path, "iterations=2", "evaluation.every=2")
     subprocess.run(["sh", "-c", closed, *COMMAND, *settings], check=True)
-    assert len(driver.record(runs.find_run("latest", tmp_path))) == 2
+    assert len(folders.record(runs.find_run("latest", tmp_path))) == 2
 
 
 def on_a_terminal(arguments: list[str], **environment: str) -> str:
@@ -282,6 +283,6 @@ def test_a_second_process_is_refused_while_one_writes_the_run(server, tmp_path):
     os.kill(pid, signal.SIGTERM)
     assert server.wait().code == 143
     assert json.loads((run / "system.json").read_text()).get("resumed") is None
-    assert [line["iteration"] for line in driver.record(run)] == list(
+    assert [line["iteration"] for line in folders.record(run)] == list(
         range(runs.find_checkpoint(run)[0].iteration)
     )

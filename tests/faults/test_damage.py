@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import driver
+import folders
 import numpy as np
 import pytest
 
@@ -240,7 +241,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_begins_anew_and_says_so(
     arguments = driver.new(tmp_path, f"iterations={SAVED}")
     driver.assert_one_sentence(server.run(*arguments, hook=("fail_once", "fsync", 5)))
     run = runs.find_run("latest", tmp_path)
-    assert len(driver.record(run)) == 1
+    assert len(folders.record(run)) == 1
     assert not (run / "checkpoints").exists()
     ended = server.run("--resume", str(run))
     assert (ended.code, ended.err) == (

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import driver
+import folders
 import pytest
 
 from metarl import checkpoints, runs
@@ -163,7 +164,7 @@ def assert_goes_on(server, run: Path) -> None:
     assert refused == []
     ended = server.run(f"iterations={found.iteration + 1}", "--resume", str(run))
     assert ended.code == 0, ended
-    assert [line["iteration"] for line in driver.record(run)] == list(range(found.iteration + 1))
+    assert [line["iteration"] for line in folders.record(run)] == list(range(found.iteration + 1))
 
 
 def test_a_folder_of_runs_that_cannot_be_written_is_named(server, tmp_path):
@@ -191,7 +192,7 @@ def test_tensorboard_failing_alone_never_stops_training(server, whole, tmp_path,
     assert ended.code == 0, ended
     assert "TensorBoard gets no more of this run" in ended.err
     run = runs.find_run("latest", tmp_path)
-    assert driver.record(run) == driver.record(reference)
+    assert folders.record(run) == folders.record(reference)
     assert server.run("iterations=9", "--resume", str(run)).code == 0
     shown = driver.board(run)["return/pre"]
     assert [step for step, _ in shown] == list(range(9)), "a resumed run shows everything again"

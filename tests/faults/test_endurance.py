@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import driver
+import endurance
 import pytest
-
-_spec = importlib.util.spec_from_file_location(
-    "endurance", Path(__file__).with_name("endurance.py")
-)
-endurance = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(endurance)
 
 ITERATIONS = 2000
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import driver
+import folders
 import pytest
 
 from metarl import checkpoints, runs
@@ -44,7 +45,7 @@ def resume(server, run: Path, *overrides: str) -> driver.Ended:
 
 def assert_as_it_was(run: Path) -> None:
     """Two iterations, all of them finite, and no sign of a third."""
-    assert [line["iteration"] for line in driver.record(run)] == [0, 1]
+    assert [line["iteration"] for line in folders.record(run)] == [0, 1]
     assert checkpoints.newest_valid(run)[0].iteration == 2
     assert_finite(run)
 
@@ -110,7 +111,7 @@ def test_its_task_is_skipped_on_request(server, tmp_path, fault):
     ended = server.run(*driver.new(tmp_path, *settings))
     assert ended.code == 0, ended
     run = runs.find_run("latest", tmp_path)
-    lines = driver.record(run)
+    lines = folders.record(run)
     assert all(math.isfinite(value) for line in lines for value in line.values())
     skipped = [line["outer/skipped_tasks"] for line in lines]
     said = ended.err.splitlines()
@@ -158,7 +159,7 @@ def test_so_is_one_whose_gradients_are_too_long_for_their_norm(server, tmp_path,
         said += ", or leave such tasks out by on_nonfinite=skip_task."
     else:
         assert ended.code == 0, ended
-        (line,) = driver.record(runs.find_run("latest", tmp_path))
+        (line,) = folders.record(runs.find_run("latest", tmp_path))
         assert all(math.isfinite(value) for value in line.values())
         assert 0 < line["outer/skipped_tasks"] < 25
         assert_finite(runs.find_run("latest", tmp_path))
@@ -177,7 +178,7 @@ def test_a_validation_evaluation_that_diverges_says_so_and_does_not_stop_the_run
     said = "evaluation on validation tasks: Navigation2D-v0, gradient step 2: actions not finite"
     driver.assert_one_sentence(ended, said)
     run = runs.find_run("latest", tmp_path)
-    assert driver.record(run) == driver.record(whole(2))
+    assert folders.record(run) == folders.record(whole(2))
     assert checkpoints.newest_valid(run)[0].iteration == 2
     ended = server.run("--resume", str(run))
     driver.assert_one_sentence(ended, said)
@@ -194,12 +195,12 @@ def test_a_simulation_that_mujoco_resets_in_silence_is_named(server, tmp_path, p
     run = runs.find_run("latest", tmp_path)
     if policy == "raise":
         driver.assert_one_sentence(ended, said, "qvel", "(task 1 [", "episode 1)")
-        assert [line["iteration"] for line in driver.record(run)] == [0, 1]
+        assert [line["iteration"] for line in folders.record(run)] == [0, 1]
         assert checkpoints.newest_valid(run)[0].iteration == 2
     else:
         assert ended.code == 0, ended
         assert said in ended.err
-        assert [line["outer/skipped_tasks"] for line in driver.record(run)] == [0.0, 0.0, 1.0, 0.0]
+        assert [line["outer/skipped_tasks"] for line in folders.record(run)] == [0.0, 0.0, 1.0, 0.0]
     assert_finite(run)
 
 
@@ -227,7 +228,7 @@ def test_the_unusual_goes_through_with_finite_numbers(server, tmp_path, case):
     ended = server.run(*driver.new(tmp_path, "iterations=3", *UNUSUAL[case]), hook=hook)
     assert ended.code == 0, ended
     run = runs.find_run("latest", tmp_path)
-    lines = driver.record(run)
+    lines = folders.record(run)
     assert len(lines) == 3
     for line in lines:
         assert all(value is not None and math.isfinite(value) for value in line.values()), line
@@ -246,61 +247,3 @@ def test_the_unusual_goes_through_with_finite_numbers(server, tmp_path, case):
         assert all(line["outer/grad_norm"] == line["return/gain"] == 0.0 for line in lines)
     if case == "an episode that never ends":
         assert lines[-1]["env_steps"] == 3 * 2 * 8 * 2 * 4  # iterations, waves, tasks, episodes, T
-
-
-BROKEN = """
-import gymnasium
-
-class Broken(gymnasium.Env):
-    def __init__(self):
-        raise RuntimeError("no licence")
-
-gymnasium.register("Mine-v0", entry_point=Broken)
-"""
-FEW = """
-import gymnasium, numpy
-
-class Few(gymnasium.Env):
-    observation_space = action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
-
-    def set_task(self, task):
-        pass
-
-    def sample_tasks(self, count, rng):
-        return numpy.zeros((count - 1, 1))
-
-gymnasium.register("Mine-v0", entry_point=Few)
-"""
-MODULES = {
-    "raises when imported": ("1 / 0", "ZeroDivisionError"),
-    "leaves when imported": ("import sys; sys.exit()", "cannot be found: SystemExit"),
-    "is not Python": ("def", "SyntaxError"),
-    "registers nothing": ("", "NameNotFound"),
-    "raises when made": (BROKEN, "RuntimeError: no licence"),
-    "leaves when made": (
-        BROKEN.replace("RuntimeError", "SystemExit"),
-        "from problem.env_kwargs and problem.horizon: SystemExit: no licence",
-    ),
-    "leaves when it draws tasks": (
-        FEW.replace("return", "raise SystemExit(0)  #"),
-        "sample_tasks(2, rng) failed: SystemExit: 0",
-    ),
-    "draws too few tasks": (FEW, "must return 2 rows of finite numbers, but returned an array of"),
-}
-
-
-@pytest.mark.parametrize("case", MODULES)
-def test_a_module_that_cannot_be_used_is_named(server, tmp_path, case):
-    code, said = MODULES[case]
-    name = f"mine_{list(MODULES).index(case)}"
-    (tmp_path / f"{name}.py").write_text(code)
-    settings = [f"problem.env={name}:Mine-v0", "outer.tasks=8"]
-    arguments = driver.new(tmp_path / "runs", *settings)
-    ended = server.run(*arguments, hook=("import_from", str(tmp_path)))
-    driver.assert_one_sentence(ended, "Mine-v0", said)
-
-
-def test_an_argument_that_the_environment_does_not_know_is_named(server, tmp_path):
-    ended = server.run(*driver.new(tmp_path / "runs", "problem.env_kwargs.speed=3"))
-    driver.assert_one_sentence(ended, "envs:Navigation2D-v0", "problem.env_kwargs", "speed")
-    assert not (tmp_path / "runs").exists()

@@ -6,6 +6,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import allocations
 import pytest
 import support
 import torch
@@ -181,7 +182,7 @@ def test_memory_grows_with_the_tasks_that_are_kept_alone(which):
             start.curvature(pair.vector)
             return start
 
-        return support.held_by(products)
+        return allocations.held_by(products)
 
     none, one, three, six = (held(kept) for kept in (0, 1, 3, 6))
     assert none < 0.1 * (six - none)
@@ -192,7 +193,7 @@ def test_memory_grows_with_the_tasks_that_are_kept_alone(which):
 def test_autograd_keeps_no_graph_before_the_first_product():
     """A step without curvature, such as ProMP's, needs the memory of one task's graph at a time."""
     pair = make_pair(tasks=6, sizes=(3, 40, 40, 2))
-    held = support.held_by(lambda: pair.autograd.linearise(pair.vector))
+    held = allocations.held_by(lambda: pair.autograd.linearise(pair.vector))
     assert held <= 8 * (2 * len(pair.vector) + 100)
 
 

@@ -23,17 +23,14 @@ LOSS = LOSSES["cross_entropy"]
 def network(normalised=False):
     """A float64 embedding none of whose parameters is zero."""
     net = MLP((INPUTS,), None, (7, FEATURES), normalised, generator=support.random_generator(0))
-    net = net.double()
-    with torch.no_grad():
-        for index, value in enumerate(net.parameters()):
-            value.add_(0.3 * support.normal(index, *value.shape))
-        # No example may lose all its features to the ReLU: a cosine with nothing is a tie of all classes.
-        (net.norms[1].shift if normalised else net.layers[1].bias).add_(0.7)
-    return net.requires_grad_(False)
+    net = support.perturbed(net, 0.3)
+    # No example may lose all its features to the ReLU: a cosine with nothing is a tie of all classes.
+    (net.norms[1].shift if normalised else net.layers[1].bias).add_(0.7)
+    return net
 
 
 def meta_of(net, outputs=0):
-    theta = {name: value.clone() for name, value in net.named_parameters()}
+    theta = support.theta_of(net)
     if outputs:
         theta[WEIGHT] = support.normal(70, outputs, FEATURES)
         theta[BIAS] = support.normal(71, outputs)

@@ -20,16 +20,8 @@ M, K, SHOTS, QUERIES, LR = 3, 3, 4, 5, 0.1
 
 
 def network(normalised=False, head=2):
-    """A float64 net none of whose parameters is zero."""
-    net = MLP((2,), head, (4, 3), normalised, generator=support.random_generator(0)).double()
-    with torch.no_grad():
-        for index, value in enumerate(net.parameters()):
-            value.add_(0.3 * support.normal(index, *value.shape))
-    return net.requires_grad_(False)
-
-
-def theta_of(net):
-    return {name: value.clone() for name, value in net.named_parameters()}
+    net = MLP((2,), head, (4, 3), normalised, generator=support.random_generator(0))
+    return support.perturbed(net, 0.3)
 
 
 def batch(classes=False, steps=K):
@@ -94,9 +86,9 @@ LAST = [0.0] * K + [1.0]
 @pytest.mark.parametrize("weights", [LAST, [0.0, 0.2, 0.3, 0.5]], ids=["maml", "multi-step"])
 def test_the_meta_gradient_is_that_of_the_loop_over_tasks_and_steps(normalised, weights):
     net, data = network(normalised), batch()
-    meta = Meta(theta_of(net), {})
+    meta = Meta(support.theta_of(net), {})
     loss, gradient, _ = derivative(few_shot.post_update(rule(net), weights), data, meta)
-    leaves = {name: value.requires_grad_() for name, value in theta_of(net).items()}
+    leaves = {name: value.requires_grad_() for name, value in support.theta_of(net).items()}
     expected = slow_post_update(net, leaves, data, weights)
     support.close(loss, expected, 1e-13)
     grads = dict(zip(leaves, torch.autograd.grad(expected, list(leaves.values())), strict=True))
@@ -124,7 +116,7 @@ def row(name, loss="mse"):
     """Objective and meta-parameters of a row of the table of variants, nothing in them equal or zero."""
     chosen = ROWS[name]
     net = network(chosen.get("normalised", False))
-    theta = theta_of(net)
+    theta = support.theta_of(net)
     per_step = [each for each in theta if "norms" in each and chosen.get("per_step")]
     for index, each in enumerate(per_step):
         theta[each] = theta[each] + 0.2 * support.normal(50 + index, K + 1, *theta[each].shape)
@@ -162,7 +154,7 @@ def test_anils_body_is_learned_through_the_adapted_head_but_not_adapted():
     for name, value in meta.theta.items():
         moved = (path[-1][name] - value).abs().max() > 0
         assert moved == (name in head)
-    leaves = {name: value.requires_grad_() for name, value in theta_of(net).items()}
+    leaves = {name: value.requires_grad_() for name, value in support.theta_of(net).items()}
     expected = torch.autograd.grad(
         slow_post_update(net, leaves, data, LAST, adapted=head), list(leaves.values())
     )
@@ -172,7 +164,7 @@ def test_anils_body_is_learned_through_the_adapted_head_but_not_adapted():
 
 def test_fomaml_is_the_mean_query_gradient_at_the_adapted_parameters():
     net, data = network(), batch()
-    meta = Meta(theta_of(net), {})
+    meta = Meta(support.theta_of(net), {})
     found = derivative(few_shot.post_update(rule(net, first_order=True), LAST), data, meta)
     exact = derivative(few_shot.post_update(rule(net), LAST), data, meta)
     phi = list(rule(net).trajectory(meta, data))[-1]
@@ -187,7 +179,7 @@ def test_fomaml_is_the_mean_query_gradient_at_the_adapted_parameters():
 
 def test_reptiles_gradient_is_theta_minus_the_mean_of_phi():
     net, data = network(), batch()
-    meta = Meta(theta_of(net), {})
+    meta = Meta(support.theta_of(net), {})
     loss, gradient, _ = derivative(few_shot.reptile(rule(net)), data, meta)
     phi = flatten(
         {
@@ -205,7 +197,7 @@ def test_reptiles_gradient_is_theta_minus_the_mean_of_phi():
 @pytest.mark.parametrize("learn", [True, "layer", "layer_step"])
 def test_equal_learned_rates_are_maml(learn):
     net, data = network(), batch()
-    theta = theta_of(net)
+    theta = support.theta_of(net)
     stacked = few_shot.post_update(rule(net), LAST)
     plain = derivative(stacked, data, Meta(theta, {}))
     meta = Meta(theta, initial_rates(theta, learn, LR, K))
@@ -249,7 +241,7 @@ def test_second_order_begins_at_its_iteration():
 
 def test_what_is_measured_is_the_query_before_and_after():
     net, data = network(), batch(classes=True)
-    made, meta = rule(net, "cross_entropy"), Meta(theta_of(net), {})
+    made, meta = rule(net, "cross_entropy"), Meta(support.theta_of(net), {})
     objective = objectives.by_parts(few_shot.post_update(made, LAST), data, meta, together=M)
     measures = objective.evaluate(flatten_meta(meta)).measures
     path = list(made.trajectory(meta, data))

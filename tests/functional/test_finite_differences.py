@@ -7,6 +7,7 @@ captured at the base point; its values alone make the difference quotients.
 
 from __future__ import annotations
 
+import oracles
 import pytest
 import support
 import torch
@@ -48,7 +49,7 @@ class Frozen:
             leaf = vector if vector.requires_grad else vector.clone().requires_grad_()
             log_prob = self.distribution(leaf, episodes.obs).log_prob(episodes.actions)
             captured = self.constants.setdefault((task, step), log_prob.detach())
-            loss = support.written_out_loss(self.estimator, log_prob, captured, episodes)
+            loss = oracles.written_out_loss(self.estimator, log_prob, captured, episodes)
             (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
             vector = vector - LR * (gradient if vector.requires_grad else gradient.detach())
         return vector

@@ -21,15 +21,11 @@ M, K, HIDDEN, LOSS = 2, 3, 3, LOSSES["mse"]
 
 
 def network():
-    net = MLP((2,), 2, (3,), generator=support.random_generator(0)).double()
-    with torch.no_grad():
-        for index, value in enumerate(net.parameters()):
-            value.add_(0.3 * support.normal(index, *value.shape))
-    return net.requires_grad_(False)
+    return support.perturbed(MLP((2,), 2, (3,), generator=support.random_generator(0)), 0.3)
 
 
 def meta_of(net, scale=0.7):
-    theta = {name: value.clone() for name, value in net.named_parameters()}
+    theta = support.theta_of(net)
     for index, (name, shape) in enumerate(meta_lstm.shapes(HIDDEN).items()):
         theta[PREFIX + name] = scale * support.normal(50 + index, *shape)
     return Meta(theta, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import oracles
 import pytest
 import support
 import torch
@@ -39,7 +40,7 @@ def adapted(policy, params, batch, task):
     """φ_0 .. φ_K of one task."""
     found = [params]
     for wave in batch.support:
-        gradient = support.plain_policy_gradient(policy, found[-1], take(wave, task))
+        gradient = oracles.plain_policy_gradient(policy, found[-1], take(wave, task))
         found.append({name: value - LR * gradient[name] for name, value in found[-1].items()})
     return found
 
@@ -167,6 +168,6 @@ def test_the_gradient_of_e_mamls_term_for_one_step():
         wave, own = take(batch.support[0], task), take(batch.query, task)
         credit = mean_over_steps(own.rewards, own.mask)
         ones = wave._replace(advantages=torch.ones_like(wave.advantages))
-        score = support.plain_policy_gradient(policy, theta, ones)  # −∇E[log π]
+        score = oracles.plain_policy_gradient(policy, theta, ones)  # −∇E[log π]
         expected = expected + 0.4 * credit * flatten(score) / TASKS
     support.close(found - plain, expected, 1e-11)

@@ -33,11 +33,7 @@ NETS = {
 def make(name):
     """A float64 network, none of whose parameters is zero, and the shape of its inputs."""
     build, shape = NETS[name]
-    net = build(support.random_generator(0)).double()
-    with torch.no_grad():
-        for index, value in enumerate(net.parameters()):
-            value.add_(0.2 * support.normal(index, *value.shape))
-    return net.requires_grad_(False), shape
+    return support.perturbed(build(support.random_generator(0)), 0.2), shape
 
 
 def forms(net):
@@ -52,7 +48,7 @@ def forms(net):
 
 def meta_gradient(net, shape, form, steps=5):
     """Loss and MAML's gradient by one form of the network."""
-    theta = {name: value.clone() for name, value in net.named_parameters()}
+    theta = support.theta_of(net)
     rule = Rule(form, LOSSES["cross_entropy"], InnerUpdate(0.3))
     examples = [
         Examples(support.normal(seed, M, 6, *shape), torch.arange(6).expand(M, 6) % 3)

@@ -1,22 +1,15 @@
 """Episodes of images whose every pixel tells its class, number and orientation."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 import torch
 
+from metarl.datasets import ClassImages
 from metarl.problems.images import Episodes, FewShotImages
 from metarl.seeding import Key, Stream
 
 KEY = Key(3, Stream.TRAIN_DATA, 5)
 SIDE = 4
-
-
-class Classes(NamedTuple):
-    images: np.ndarray
-    starts: np.ndarray
-    names: tuple[str, ...]
 
 
 def split(first, sizes):
@@ -29,7 +22,7 @@ def split(first, sizes):
     images = np.stack(rows).astype(np.uint8)
     images[:, :, 0, 0] = 255
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    return Classes(images, starts, tuple(f"c{first + c}" for c in range(len(sizes))))
+    return ClassImages(images, starts, tuple(f"c{first + c}" for c in range(len(sizes))))
 
 
 SPLITS = {

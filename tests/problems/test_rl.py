@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gymnasium as gym
 import numpy as np
+import oracles
 import pytest
 import support
 import torch
@@ -34,7 +35,7 @@ def test_wave_k_is_collected_by_each_tasks_own_k_times_adapted_policy(steps, aut
             mean, log_std = support.as_function(problem.policy.double())(params, own.obs)
             support.close(own.mean, mean * own.mask[..., None], 1e-12)
             support.close(own.log_std, log_std, 1e-12)
-            gradient = support.plain_policy_gradient(problem.policy, params, own)
+            gradient = oracles.plain_policy_gradient(problem.policy, params, own)
             assert max(float(value.abs().max()) for value in gradient.values()) > 1e-3
             params = {name: value - 0.2 * gradient[name] for name, value in params.items()}
 
@@ -103,7 +104,7 @@ def test_what_is_logged_of_a_batch():
     assert metrics["env_steps"] == batch.support[0].mask.sum() + batch.query.mask.sum()
     norms = []
     for task in range(3):
-        gradient = support.plain_policy_gradient(
+        gradient = oracles.plain_policy_gradient(
             problem.policy.double(), meta.theta, take(batch.support[0], task)
         )
         norms.append(flatten(gradient).norm())
@@ -231,7 +232,7 @@ def test_a_curve_is_one_wave_after_another_and_repeats_with_its_key():
         np.testing.assert_allclose(curve[step], wave.rewards.sum(-1).mean(-1), rtol=1e-12)
         gradients = support.stack(
             [
-                support.plain_policy_gradient(
+                oracles.plain_policy_gradient(
                     problem.policy.double(), take(params, task), take(wave, task)
                 )
                 for task in range(3)

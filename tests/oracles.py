@@ -1,0 +1,46 @@
+"""Slow, plain implementations that the tests of several modules hold metarl's against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metarl.data import Episodes, Params
+
+
+def written_out_loss(name: str, log_prob: Tensor, base: Tensor, e: Episodes) -> Tensor:
+    """An estimator's definition for one task, episode by episode and step by step.
+
+    ``base`` is what sg() captured: a constant, so that finite differences may move ``log_prob``.
+    """
+    total = log_prob.new_zeros(())
+    for n in range(len(log_prob)):
+        length = int(e.mask[n].sum())
+        to_go = [float(e.advantages[n, t] + e.values[n, t]) for t in range(length)] + [0.0]
+        box_before = log_prob.new_ones(())
+        for t in range(length):
+            ratio = (log_prob[n, t] - base[n, t]).exp()
+            box = box_before * ratio
+            if name == "reinforce":
+                total = total + log_prob[n, t] * e.advantages[n, t]
+            elif name == "lvc":
+                total = total + ratio * e.advantages[n, t]
+            elif name == "dice":
+                total = total + box * (to_go[t] - to_go[t + 1]) - ratio * e.values[n, t]
+            else:
+                total = total + (box - box_before) * e.advantages[n, t]
+            box_before = box
+    return -total / e.mask.sum()
+
+
+def plain_policy_gradient(policy: nn.Module, params: Params, episodes: Episodes) -> Params:
+    """∇ −(1/n) Σ log π · A of one task, by autograd on torch's own Normal: every inner step's."""
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+    mean, log_std = torch.func.functional_call(policy, leaves, (episodes.obs,))
+    log_prob = torch.distributions.Normal(mean, log_std.exp()).log_prob(episodes.actions).sum(-1)
+    loss = -(log_prob * episodes.advantages * episodes.mask).sum() / episodes.mask.sum()
+    gradient = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if value is None else value
+        for (name, leaf), value in zip(leaves.items(), gradient, strict=True)
+    }
