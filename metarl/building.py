@@ -16,7 +16,10 @@ from metarl.schema import (
     Adam,
     ComparisonConfig,
     Config,
+    EmbeddingConfig,
     ExamplesConfig,
+    FineTuning,
+    FineTuningConfig,
     Inner,
     LSTMConfig,
     RLConfig,
@@ -100,7 +103,7 @@ def _make_rl(settings: RLConfig, device: str, threads: int) -> Problem:
 def _make_supervised(settings: ExamplesConfig, device: str, threads: int) -> Problem:
     from metarl.problems.supervised import SupervisedProblem
 
-    source, compares = _source(settings), isinstance(settings, ComparisonConfig)
+    source, compares = _source(settings), isinstance(settings, EmbeddingConfig)
     outputs = None if compares else source.outputs
     make_network = _network(settings.network, source.input_shape, outputs)
     learner = _learner(settings, source, make_network(_any_generator()))
@@ -119,15 +122,21 @@ def _learner(
 ) -> Learner:
     from metarl.nets.conv import Conv
     from metarl.nets.mlp import MLP
+    from metarl.problems import learners
     from metarl.problems.images import FewShotImages
     from metarl.problems.learners import Adaptation, Comparison, JointClasses, MetaLSTM
 
-    if isinstance(settings, ComparisonConfig):
+    if isinstance(settings, EmbeddingConfig):
         assert isinstance(source, FewShotImages)
         assert isinstance(network, Conv | MLP)
-        rule = settings.inner.rule
         joint = JointClasses(source.train_classes, source.class_numbers)
-        return Comparison(rule, network.features, joint if rule == "nearest_neighbour" else None)
+        classifier = Comparison("nearest_neighbour", network.features, joint)
+        if isinstance(settings, FineTuningConfig):
+            update = _fine_tuning(settings.inner)
+            return learners.FineTuning(classifier, source.outputs, update)
+        assert isinstance(settings, ComparisonConfig)
+        rule = settings.inner.rule
+        return classifier if rule == classifier.metric else Comparison(rule, network.features)
     if isinstance(settings, LSTMConfig):
         return MetaLSTM(settings.inner.steps, settings.inner.hidden_size)
     assert isinstance(settings, SupervisedConfig)
@@ -179,6 +188,14 @@ def _network(
         return Conv(input_shape, outputs, *sizes, network.initialisation, generator)
 
     return make
+
+
+def _fine_tuning(inner: FineTuning) -> InnerUpdate:
+    from metarl.functional.adapt import InnerUpdate
+    from metarl.functional.comparison import BIAS, WEIGHT
+
+    head = frozenset({WEIGHT, BIAS}) if inner.adapt == "head" else None
+    return InnerUpdate(inner.lr, adapted=head)
 
 
 def _update(inner: Inner, names: list[str], fixed: frozenset[str] = frozenset()) -> InnerUpdate:

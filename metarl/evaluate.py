@@ -12,7 +12,7 @@ from metarl.building import opened_problem
 from metarl.curves import Curve, aggregate
 from metarl.errors import UserError, run_command
 from metarl.metastate import meta_from_tensors
-from metarl.schema import Config, Inner, RLConfig
+from metarl.schema import Config, FineTuning, Inner, RLConfig
 from metarl.seeding import Key, Stream, generator
 from metarl.selection import Selected, references, select
 
@@ -82,7 +82,7 @@ def in_steps(meta: Meta, rates: Sequence[float | None]) -> tuple[float | Params,
 def rate_schedule(settings: Config) -> tuple[float | None, ...]:
     """The rate of each gradient step, as configured or by the protocol; None for learned ones."""
     steps = settings.evaluation.steps
-    if not isinstance(settings.inner, Inner) or settings.inner.learn_rates:
+    if not isinstance(settings.inner, Inner | FineTuning) or settings.inner.learn_rates:
         return (None,) * steps
     if settings.evaluation.lr is not None:
         return settings.evaluation.lr

@@ -39,15 +39,18 @@ def characters(monkeypatch):
     monkeypatch.setattr("metarl.datasets.load", load)
 
 
+TUNED = ["inner={rule: fine_tuning, steps: 2, lr: 0.5}", "evaluation.steps=3"]
+
+
 def run_of(directory, *overrides, path=CONFIG):
     small = [*SMALL, "problem.train_ways=6"] if path == CONFIG else SMALL
     assert train([str(path), *small, *overrides, "--run-dir", str(directory)]) == 0
     return runs.find_run("latest", directory)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_run_in_two_parts_is_the_uninterrupted_one(tmp_path, rule):
-    chosen = [f"inner.rule={rule}", "outer.tasks=2", "iterations=4"]
+@pytest.mark.parametrize("chosen", [*([f"inner.rule={rule}"] for rule in RULES), TUNED], ids=str)
+def test_a_run_in_two_parts_is_the_uninterrupted_one(tmp_path, chosen):
+    chosen = [*chosen, "outer.tasks=2", "iterations=4"]
     whole, parts = (run_of(tmp_path / name, *chosen) for name in ("whole", "parts"))
     folders.spoil_checkpoints(parts, 3, 4)
     assert train(["--resume", str(parts)]) == 0
@@ -89,6 +92,23 @@ def test_it_is_evaluated_beside_maml_on_the_same_tasks(tmp_path, capsys):
     assert found["references"]["prototypical"]["steps"] == [0]
 
 
+def test_fine_tuning_is_judged_after_its_steps_and_shown_by_name(tmp_path, capsys):
+    run = run_of(tmp_path / "tuned", *TUNED, "iterations=4")
+    last = folders.record(run)[-1]
+    assert last["eval/accuracy_step_0"] == pytest.approx(0.2)  # of five classes none is preferred yet
+    manifest = json.loads((run / "checkpoints" / "000004" / "manifest.json").read_text())
+    assert manifest["score"] == last["eval/accuracy_step_2"]
+    other = run_of(tmp_path / "plain", "iterations=1")
+    capsys.readouterr()
+    assert evaluate([str(other), "--reference", str(run), "--tasks", "3"]) == 0
+    found = json.loads((other / "evaluation" / "adaptation.json").read_text())
+    assert found["references"]["fine_tuning"]["steps"] == [0, 1, 2, 3]
+    assert evaluate([str(run), "--steps", "1", "--lr", "0.1"]) == 0
+    found = json.loads((run / "evaluation" / "adaptation.json").read_text())
+    assert found["rates"] == [0.1]
+    assert len(found["mean_accuracy"]) == 2
+
+
 def test_an_embedding_without_normalisation_is_not_transductive():
     plain = config.load(CONFIG, ["network={kind: mlp, hidden_sizes: [8]}"])
     assert "not transductive" in plain.protocol
@@ -113,6 +133,7 @@ MISTAKES = [
     ("evaluation.steps=3", "evaluation.steps is 3, but inner.rule takes no gradient steps"),
     ("outer.objective=reptile", 'outer.objective is "reptile", but it goes towards parameters'),
     ("inner={rule: lstm}", "problem.train_ways is 20, but steps of adaptation need one output"),
+    ("inner={rule: fine_tuning}", "inner.lr is missing; add it: Rate"),
     ("network={kind: gru}", 'network.kind is "gru", but it reads a sequence'),
     ("network={kind: mlp, hidden_sizes: []}", "the hidden layers are the embedding"),
     ("problem.train_ways=1", "problem.train_ways is 1, but must be at least 2"),

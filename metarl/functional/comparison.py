@@ -147,12 +147,17 @@ def joint_classes(network: Network, loss: Loss) -> Callable[[Meta, MetaBatch[Exa
 
     def objective(meta: Meta, part: MetaBatch[Examples]) -> Outcome:
         params, query = for_tasks(meta.theta, count_tasks(part)), part.query
-        logits = _linear(params, network(_embedding(params), query.x))
+        logits = classifier(network)(params, query.x)
         losses = loss.loss(logits, query.y)
         found = measured(loss, logits, query, losses, "post")
         return Outcome(losses, torch.zeros_like(losses), found)
 
     return objective
+
+
+def classifier(network: Network) -> Network:
+    """A linear layer, ``WEIGHT`` and ``BIAS``, on the embedding: ``[C, n, ...] -> [C, n, O]``."""
+    return lambda params, x: _linear(params, network(_embedding(params), x))
 
 
 def _embedded(

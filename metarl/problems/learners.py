@@ -117,14 +117,22 @@ class Adaptation(NamedTuple):
         rates: Sequence[float | Params],
     ) -> list[Tensor]:
         """One for every step and one before the first."""
-        rule, found = Rule(network, loss, self.update, self.per_step), []
-        with torch.no_grad():
-            params = for_tasks(meta.theta, len(x))
-            for step in range(len(rates) + 1):
-                found.append(rule.predict(params, x, step))
-                if step < len(rates):
-                    params = rule.step(params, step, support, rates[step])
-        return found
+        rule = Rule(network, loss, self.update, self.per_step)
+        return _stepwise(rule, meta.theta, support, x, rates)
+
+
+def _stepwise(
+    rule: Rule, theta: Params, support: Examples, x: Tensor, rates: Sequence[float | Params]
+) -> list[Tensor]:
+    """Predictions at ``x`` after 0, 1, ... steps from ``theta``, one for each of the rates; no derivatives."""
+    found = []
+    with torch.no_grad():
+        params = for_tasks(theta, len(x))
+        for step in range(len(rates) + 1):
+            found.append(rule.predict(params, x, step))
+            if step < len(rates):
+                params = rule.step(params, step, support, rates[step])
+    return found
 
 
 class JointClasses(NamedTuple):
@@ -195,6 +203,56 @@ class Comparison(NamedTuple):
         """One: there are no steps to take."""
         with torch.no_grad():
             return [comparison.class_logits(network, METRICS[self.metric], meta, support, x)]
+
+
+class FineTuning(NamedTuple):
+    """A classifier of all training classes; a task takes its embedding, puts a new last layer on it, and trains both.
+
+    The new layer begins at 0: no class is preferred.
+
+    Source: Ravi & Larochelle 2017 (OpenReview rJY0-Kcll), section 5 (Baseline-finetune), which Finn et al. 2017 quote.
+
+    Attributes:
+        classifier: `Comparison` with joint classes, as it is trained.
+        ways: N, classes of a task.
+        update: rate of the steps, and which parameters they change.
+    """
+
+    classifier: Comparison
+    ways: int
+    update: InnerUpdate
+
+    def initial_meta(self, theta: Params, generator: torch.Generator) -> Meta:
+        """The classifier's."""
+        return self.classifier.initial_meta(theta, generator)
+
+    def collect(self, tasks: np.ndarray, draw: Draw) -> MetaBatch[Examples]:
+        """Examples of training classes, by their numbers among all."""
+        return self.classifier.collect(tasks, draw)
+
+    def objective(
+        self, network: Network, loss: Loss, variant: Variant, iteration: int
+    ) -> StackedObjective:
+        """The classifier's loss."""
+        return self.classifier.objective(network, loss, variant, iteration)
+
+    def predictions(
+        self,
+        network: Network,
+        loss: Loss,
+        meta: Meta,
+        support: Examples,
+        x: Tensor,
+        rates: Sequence[float | Params],
+    ) -> list[Tensor]:
+        """One for every step and one before the first, which knows nothing."""
+        weight = meta.theta[comparison.WEIGHT]
+        new = {
+            comparison.WEIGHT: weight.new_zeros(self.ways, weight.shape[1]),
+            comparison.BIAS: weight.new_zeros(self.ways),
+        }
+        rule = Rule(comparison.classifier(network), loss, self.update)
+        return _stepwise(rule, meta.theta | new, support, x, rates)
 
 
 class MetaLSTM(NamedTuple):

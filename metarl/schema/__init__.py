@@ -12,8 +12,15 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from metarl.schema.config import Config, RLConfig
-from metarl.schema.examples import ComparisonConfig, ExamplesConfig, LSTMConfig, SupervisedConfig
-from metarl.schema.learning import PPO, SGD, TRPO, VPG, Adam, Comparison, Inner
+from metarl.schema.examples import (
+    ComparisonConfig,
+    EmbeddingConfig,
+    ExamplesConfig,
+    FineTuningConfig,
+    LSTMConfig,
+    SupervisedConfig,
+)
+from metarl.schema.learning import PPO, SGD, TRPO, VPG, Adam, Comparison, FineTuning, Inner
 
 __all__ = [
     "PPO",
@@ -23,7 +30,10 @@ __all__ = [
     "Adam",
     "ComparisonConfig",
     "Config",
+    "EmbeddingConfig",
     "ExamplesConfig",
+    "FineTuning",
+    "FineTuningConfig",
     "Inner",
     "LSTMConfig",
     "RLConfig",
@@ -33,6 +43,7 @@ __all__ = [
 RULES: dict[str, type[Config]] = {
     "gradient": SupervisedConfig,
     **dict.fromkeys(get_args(Comparison.model_fields["rule"].annotation), ComparisonConfig),
+    "fine_tuning": FineTuningConfig,
     "lstm": LSTMConfig,
 }
 """The class of configuration of each ``inner.rule``, where examples are learned from."""

@@ -13,6 +13,7 @@ from metarl.schema.learning import (
     VPG,
     Comparison,
     Descent,
+    FineTuning,
     Inner,
     MetaLSTM,
     RLInner,
@@ -44,7 +45,7 @@ class Config(Section):
     """What is learned, and from which data."""
     network: GaussianMLP | SupervisedNetwork
     """What is adapted."""
-    inner: Inner | Comparison | MetaLSTM
+    inner: Inner | Comparison | FineTuning | MetaLSTM
     """Adaptation to a task."""
     outer: TRPO | VPG | PPO | Descent
     """Update of the initialisation."""

@@ -8,7 +8,14 @@ from pydantic import model_validator
 
 from metarl.schema.base import impossible
 from metarl.schema.config import HELD_OUT, MEAN, Config
-from metarl.schema.learning import Comparison, Inner, MetaLSTM, SupervisedInner, SupervisedOuter
+from metarl.schema.learning import (
+    Comparison,
+    FineTuning,
+    Inner,
+    MetaLSTM,
+    SupervisedInner,
+    SupervisedOuter,
+)
 from metarl.schema.networks import GRU, MLP, Conv, SupervisedNetwork
 from metarl.schema.output import ComparisonEvaluation, SupervisedEvaluation
 from metarl.schema.problems import SupervisedProblem
@@ -28,14 +35,14 @@ class ExamplesConfig(Config):
 
     @model_validator(mode="after")
     def _rule_fits_the_rest(self) -> Self:
-        if isinstance(self.inner, Comparison):
+        if isinstance(self.inner, Comparison | FineTuning):
             if self.problem.kind != "images":
                 raise impossible("inner.rule", "it tells classes apart: take gradient for curves")
         elif self.problem.kind == "images" and self.problem.train_ways is not None:
             raise impossible(
                 "problem.train_ways",
                 "steps of adaptation need one output for each class: leave it out, or choose an "
-                "inner.rule that compares",
+                "inner.rule that compares or fine-tunes",
             )
         if self.outer.objective == "reptile" and not isinstance(self.inner, Inner):
             raise impossible(
@@ -104,8 +111,8 @@ class SupervisedConfig(ExamplesConfig):
         return self
 
 
-class ComparisonConfig(ExamplesConfig):
-    """Few-shot classification by comparison with the support: the reference learners."""
+class EmbeddingConfig(ExamplesConfig):
+    """Few-shot classification in a learned embedding: the reference learners."""
 
     FAST_DEV_RUN = (
         *("iterations=1", "evaluation.every=1", "evaluation.tasks=4", "evaluation.queries=2"),
@@ -113,15 +120,11 @@ class ComparisonConfig(ExamplesConfig):
 
     network: SupervisedNetwork
     """The embedding: the network without its last linear layer."""
-    inner: Comparison
-    """What is made of a task's support."""
     outer: SupervisedOuter
     """Update of the embedding."""
-    evaluation: ComparisonEvaluation = ComparisonEvaluation()
-    """Predictions on held-out tasks."""
 
     @model_validator(mode="after")
-    def _settings_fit_together(self) -> ComparisonConfig:
+    def _network_embeds_examples(self) -> Self:
         if isinstance(self.network, GRU):
             raise impossible(
                 "network.kind", "it reads a sequence, and embeds no example: take mlp or conv"
@@ -131,6 +134,22 @@ class ComparisonConfig(ExamplesConfig):
                 "network.hidden_sizes", "the hidden layers are the embedding: name at least one"
             )
         return self
+
+
+class ComparisonConfig(EmbeddingConfig):
+    """By comparison with the support."""
+
+    inner: Comparison
+    """What is made of a task's support."""
+    evaluation: ComparisonEvaluation = ComparisonEvaluation()
+    """Predictions on held-out tasks."""
+
+
+class FineTuningConfig(EmbeddingConfig):
+    """By gradient steps on the support, which training knows nothing of."""
+
+    inner: FineTuning
+    """What is made of a task's support."""
 
 
 class LSTMConfig(ExamplesConfig):

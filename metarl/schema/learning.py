@@ -73,6 +73,21 @@ class Comparison(Section):
     """How: with class means, with every example, in pairs; or in a plain classifier's features."""
 
 
+class FineTuning(Section):
+    """Gradient steps, on a task's support, from a classifier of all training classes."""
+
+    learn_rates: ClassVar[bool] = False
+
+    rule: Literal["fine_tuning"]
+    """How a task's support is learned from: by a new last layer on a plain classifier's features."""
+    steps: Count = 10
+    """Gradient steps after which a run is judged; training takes none."""
+    lr: Positive
+    """Rate α of each step."""
+    adapt: Literal["all", "head"] = "all"
+    """Parameters that the steps change: all, or head, the new last layer."""
+
+
 class MetaLSTM(Section):
     """An update that is learned as a whole: a recurrent cell whose memory is the parameters."""
 

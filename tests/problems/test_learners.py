@@ -8,12 +8,13 @@ import support
 import torch
 
 from metarl.data import Examples
+from metarl.functional.adapt import InnerUpdate
 from metarl.functional.comparison import BIAS, WEIGHT
 from metarl.functional.params import flatten_meta
 from metarl.nets.conv import Conv
 from metarl.nets.mlp import MLP
 from metarl.outer import Adam, Descent, Schedule
-from metarl.problems.learners import Comparison, JointClasses, MetaLSTM
+from metarl.problems.learners import Comparison, FineTuning, JointClasses, MetaLSTM
 from metarl.problems.protocol import Variant
 from metarl.problems.sinusoid import Sinusoid
 from metarl.problems.supervised import SupervisedProblem
@@ -171,6 +172,45 @@ def test_a_joint_classifier_without_a_preference_has_the_loss_of_chance():
     batch, _ = made.collect(meta, tasks, Key(0, Stream.TRAIN_DATA))
     outcome = made.objective(meta, batch, Variant()).evaluate(flatten_meta(meta))
     support.close(outcome.loss, np.log(CLASSES), 1e-6)
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_fine_tuning_is_gradient_descent_from_a_new_last_layer(head):
+    """Against torch's own SGD on one task's module after another."""
+    adapted = frozenset({WEIGHT, BIAS}) if head else None
+    learner = FineTuning(LEARNERS["nearest_neighbour"], WAYS, InnerUpdate(0.4, adapted=adapted))
+    make = lambda g: MLP((4,), None, (9, FEATURES), True, generator=g)  # noqa: E731
+    made = SupervisedProblem(Clusters(), make, "cross_entropy", learner, tasks_at_once=2)
+    meta, _ = train(made, iterations=5)
+    tasks = made.sample_tasks(4, generator(0, Stream.EVALUATION_TASKS), "test")
+    known, asked = made.source.examples(tasks, 7, Key(0, Stream.EVALUATION_DATA))
+    found = made.predictions(meta, known, asked.x, [0.4] * 3)
+    for task in range(4):
+        net, last = make(support.random_generator(0)), torch.nn.Linear(FEATURES, WAYS)
+        own = {key: meta.theta[key] for key, _ in net.named_parameters()}
+        net.load_state_dict(own)
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.zeros_(last.bias)
+        moved = [*last.parameters(), *([] if head else net.parameters())]
+        steps = torch.optim.SGD(moved, lr=0.4)
+        for step in range(4):
+            support.close(found[step][task], last(net(asked.x[task])).detach(), 1e-5)
+            steps.zero_grad()
+            torch.nn.functional.cross_entropy(last(net(known.x[task])), known.y[task]).backward()
+            steps.step()
+    assert not found[0].any()
+    assert (found[3] - found[0]).abs().max() > 0.1
+
+
+def test_fine_tuning_trains_the_classifier_of_all_classes():
+    plain = problem("nearest_neighbour")
+    learner = FineTuning(LEARNERS["nearest_neighbour"], WAYS, InnerUpdate(0.4))
+    tuned = SupervisedProblem(
+        Clusters(), lambda g: MLP((4,), None, (9, FEATURES), generator=g), "cross_entropy", learner
+    )
+    (one, _), (other, _) = train(plain, iterations=3), train(tuned, iterations=3)
+    assert one.theta.keys() == other.theta.keys()
+    assert all(torch.equal(value, other.theta[name]) for name, value in one.theta.items())
 
 
 def test_a_learned_update_lowers_the_loss_after_its_steps():
