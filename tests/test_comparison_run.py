@@ -95,7 +95,8 @@ def test_it_is_evaluated_beside_maml_on_the_same_tasks(tmp_path, capsys):
 def test_fine_tuning_is_judged_after_its_steps_and_shown_by_name(tmp_path, capsys):
     run = run_of(tmp_path / "tuned", *TUNED, "iterations=4")
     last = folders.record(run)[-1]
-    assert last["eval/accuracy_step_0"] == pytest.approx(0.2)  # of five classes none is preferred yet
+    # Of five classes none is preferred yet.
+    assert last["eval/accuracy_step_0"] == pytest.approx(0.2)
     manifest = json.loads((run / "checkpoints" / "000004" / "manifest.json").read_text())
     assert manifest["score"] == last["eval/accuracy_step_2"]
     other = run_of(tmp_path / "plain", "iterations=1")
