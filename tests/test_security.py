@@ -150,10 +150,11 @@ def told(work: str, *arguments: str) -> list[list[str]]:
 
 
 def test_training_and_evaluation_open_no_socket_and_start_no_program_but_git(tmp_path):
-    """And fc-list, where Matplotlib makes its list of fonts."""
+    """And fc-list, where Matplotlib makes its list of fonts, and ldconfig, by which torch for GPUs finds libraries."""
     events = told(TRAINS_AND_EVALUATES, str(tmp_path))
     assert {event for event, _ in events} <= {"subprocess.Popen"}, events
-    assert {Path(program).name for _, program in events} <= {"git", "fc-list"}, events
+    allowed = {"git", "fc-list", "ldconfig"}
+    assert {Path(program).name for _, program in events} <= allowed, events
 
 
 @pytest.mark.parametrize(
