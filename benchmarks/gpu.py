@@ -147,7 +147,7 @@ def wave_of(problem: RLProblem, tasks: int, options: argparse.Namespace) -> Call
     meta = problem.initial_meta(generator(options.seed, Stream.INITIALISATION))
     drawn = problem.sample_tasks(tasks, generator(options.seed, Stream.TRAIN_TASKS))
     params, key = for_tasks(meta.theta, tasks), Key(options.seed, Stream.TRAIN_DATA)
-    sampler = problem._sampler(tasks, problem.sampling.episodes)
+    sampler = problem.samplers(tasks, problem.sampling.episodes)
     return lambda: sampler.wave(params, drawn, key, 0)
 
 

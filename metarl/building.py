@@ -18,7 +18,6 @@ from metarl.schema import (
     Config,
     EmbeddingConfig,
     ExamplesConfig,
-    FineTuning,
     FineTuningConfig,
     Inner,
     LSTMConfig,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from metarl.problems.learners import Learner
     from metarl.problems.protocol import Problem, Split
     from metarl.problems.sinusoid import Sinusoid
+    from metarl.schema.learning import FineTuning as FineTuningSettings
     from metarl.schema.networks import SupervisedNetwork as NetworkSettings
 
 COMPARED_AT_ONCE = 20
@@ -122,9 +122,9 @@ def _learner(
 ) -> Learner:
     from metarl.nets.conv import Conv
     from metarl.nets.mlp import MLP
-    from metarl.problems import learners
+    from metarl.problems.embedding import Comparison, FineTuning, JointClasses
     from metarl.problems.images import FewShotImages
-    from metarl.problems.learners import Adaptation, Comparison, JointClasses, MetaLSTM
+    from metarl.problems.learners import Adaptation, MetaLSTM
 
     if isinstance(settings, EmbeddingConfig):
         assert isinstance(source, FewShotImages)
@@ -132,8 +132,7 @@ def _learner(
         joint = JointClasses(source.train_classes, source.class_numbers)
         classifier = Comparison("nearest_neighbour", network.features, joint)
         if isinstance(settings, FineTuningConfig):
-            update = _fine_tuning(settings.inner)
-            return learners.FineTuning(classifier, source.outputs, update)
+            return FineTuning(classifier, source.outputs, _fine_tuning(settings.inner))
         assert isinstance(settings, ComparisonConfig)
         rule = settings.inner.rule
         return classifier if rule == classifier.metric else Comparison(rule, network.features)
@@ -190,7 +189,7 @@ def _network(
     return make
 
 
-def _fine_tuning(inner: FineTuning) -> InnerUpdate:
+def _fine_tuning(inner: FineTuningSettings) -> InnerUpdate:
     from metarl.functional.adapt import InnerUpdate
     from metarl.functional.comparison import BIAS, WEIGHT
 

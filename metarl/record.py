@@ -41,9 +41,8 @@ class Record:
         with disk.failures_as(RunError, self.path):
             self.check_place()
             line = _line(values)
-            while (
-                line
-            ):  # what does not fit any more is cut short first, and refused with its cause then
+            # What does not fit any more is cut short first, and refused with its cause then.
+            while line:
                 line = line[self._file.write(line) :]
         self.lines += 1
 

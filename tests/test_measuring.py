@@ -158,9 +158,8 @@ def test_the_scaling_model_is_fitted_and_applied_as_it_is_written():
     traffic = Traffic(10, 800_000)
     assert seconds(model, 1, 40, traffic) == f + 40 * (s + u)
     ring = 0.0
-    for _ in range(
-        7
-    ):  # hops of a ring of 8: a share of the bytes at every one, a latency for every exchange
+    # Hops of a ring of 8: a share of the bytes at every one, a latency for every exchange.
+    for _ in range(7):
         ring += 10 * 1e-3 + 800_000 / 8 / 1e6
     assert seconds(model, 8, 42, traffic) == pytest.approx(f + 6 * (s + u) + ring + 0.2)
     there = Cluster("twice and four times", 8, 2.0, 4.0, 0.5, 3.0).applied(model)

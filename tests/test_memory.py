@@ -188,7 +188,7 @@ def test_where_tasks_share_products_a_wave_is_cut_by_what_fits_before_it_is_samp
     given = params, TASKS, support.KEY, 0, problem.sampling.episodes
     expected = alone.wave(*given)
     adapted = alone.adapt(params, expected.episodes, 0.1)
-    problem._sampler(5, problem.sampling.episodes)  # samples on a CPU
+    problem.samplers(5, problem.sampling.episodes)  # samples on a CPU
     problem.cut.device, cut = torch.device("cuda"), []
     left = [int(2.5 * problem.cut.bytes_of_a_task(5 * 4))]  # asked for once
     monkeypatch.setattr(memory, "budget", lambda _: left.pop())

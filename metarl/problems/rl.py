@@ -105,7 +105,7 @@ class RLProblem:
         self.mapper: Mapper = self.pool.map if self.pool else map
         self.cut = Cutter(self.device, self.mapper, chunk, environments.obs_size, self.policy)
         self._own_policy = PerThread(self.policy)
-        self._sampler = Samplers(environments, self.act, threads, self.mapper, self.device)
+        self.samplers = Samplers(environments, self.act, threads, self.mapper, self.device)
 
     def initial_meta(self, rng: np.random.Generator) -> Meta:
         """The policy's initial parameters; the constant rate everywhere if rates are learned."""
@@ -163,7 +163,7 @@ class RLProblem:
             EnvironmentFailureError, NonFiniteError: as of :meth:`metarl.sampler.Sampler.wave` and :func:`credit`.
         """
         mapper, parts = self.cut(len(tasks), episodes * self.environments.horizon)
-        sampled = self._sampler(len(tasks), episodes).wave(params, tasks, key, step, first)
+        sampled = self.samplers(len(tasks), episodes).wave(params, tasks, key, step, first)
         place = f"{self.name}, gradient step {step}"
         return credit(sampled, tasks, self.sampling, place, mapper, parts, first)
 
@@ -240,9 +240,9 @@ class RLProblem:
     def close(self) -> None:
         """Close the environments and end the threads."""
         if self.pool:  # first: after a failure or an interruption, threads may still be stepping
-            self._sampler.stop()
+            self.samplers.stop()
             self.pool.shutdown(cancel_futures=True)
-        self._sampler.close()
+        self.samplers.close()
         self.environments.example.close()
 
     def _new_policy(self, seed: int) -> nn.Module:

@@ -81,7 +81,8 @@ class SupervisedProblem:
         make_network: makes the module. One with a method ``stacked(params [C, ...], x [C, N, ...])`` takes C tasks
             in one call, others by ``vmap``.
         loss: a key of ``LOSSES``: ``mse`` or ``cross_entropy``.
-        learner: how the support is learned from: `Adaptation`, the inner loop of gradient steps, or `Comparison`.
+        learner: how the support is learned from: `Adaptation`, the inner loop of gradient steps, or one of
+            :mod:`metarl.problems.embedding`.
         tasks_at_once: C; None: all. 1 is the loop over tasks, which large networks on a CPU want, and modules that
             ``vmap`` does not serve, such as torch's own normalisation layers.
         device: of networks and examples.

@@ -82,7 +82,7 @@ def test_the_problem_samples_where_the_environments_live():
         )
         own = Meta({name: value.to(DEVICE) for name, value in meta.theta.items()}, {})
         batch, found = there.collect(own, TASKS, KEY)
-        assert isinstance(there._sampler(M, 6), ResidentSampler)
+        assert isinstance(there.samplers(M, 6), ResidentSampler)
         start = there.objective(own, batch, Variant()).linearise(flatten_meta(own))
         gradient = start.gradient.cpu()
         query = [each.cpu() for each in batch.query]

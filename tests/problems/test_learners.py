@@ -14,7 +14,8 @@ from metarl.functional.params import flatten_meta
 from metarl.nets.conv import Conv
 from metarl.nets.mlp import MLP
 from metarl.outer import Adam, Descent, Schedule
-from metarl.problems.learners import Comparison, FineTuning, JointClasses, MetaLSTM
+from metarl.problems.embedding import Comparison, FineTuning, JointClasses
+from metarl.problems.learners import MetaLSTM
 from metarl.problems.protocol import Variant
 from metarl.problems.sinusoid import Sinusoid
 from metarl.problems.supervised import SupervisedProblem
