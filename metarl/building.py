@@ -59,6 +59,8 @@ def make_problem(settings: Config, device: str, threads: int) -> Problem:
 
 def _make_rl(settings: RLConfig, device: str, threads: int) -> Problem:
     # Imported here, as torch is elsewhere: the command line answers before it is loaded.
+    import torch
+
     from metarl.nets.gaussian_mlp import GaussianMLP
     from metarl.problems.credit import Sampling
     from metarl.problems.environments import EnvironmentFamily
@@ -97,10 +99,14 @@ def _make_rl(settings: RLConfig, device: str, threads: int) -> Problem:
         device=device,
         threads=threads,
         chunk=None if trpo is None or trpo.chunk == "auto" else trpo.chunk,
+        curvature_share=trpo.curvature_share if trpo else 1.0,
+        dtype=getattr(torch, settings.precision),
     )
 
 
 def _make_supervised(settings: ExamplesConfig, device: str, threads: int) -> Problem:
+    import torch
+
     from metarl.problems.supervised import SupervisedProblem
 
     source, compares = _source(settings), isinstance(settings, EmbeddingConfig)
@@ -113,7 +119,14 @@ def _make_supervised(settings: ExamplesConfig, device: str, threads: int) -> Pro
     alone = convolves or isinstance(settings, LSTMConfig)
     tasks_at_once = 1 if alone else COMPARED_AT_ONCE if compares else None
     return SupervisedProblem(
-        source, make_network, source.loss, learner, tasks_at_once, device, threads
+        source,
+        make_network,
+        source.loss,
+        learner,
+        tasks_at_once,
+        device,
+        threads,
+        getattr(torch, settings.precision),
     )
 
 

@@ -8,6 +8,7 @@ For K inner steps J is the product J_K ⋯ J_1. The result is that of :func:`met
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -113,14 +114,21 @@ class Surrogate(NamedTuple):
             params = params.less(gradient, self.inner.lr)
         return _query(self.arch, params, part.query, taped=False).outcome
 
-    def activations(self, theta: Layered, part: MetaBatch[Episodes]) -> Activations:
-        """Of one forward and backward pass of every step at θ."""
+    def activations(
+        self, theta: Layered, part: MetaBatch[Episodes], few: MetaBatch[Episodes] | None = None
+    ) -> Activations:
+        """Of one forward and backward pass of every step at θ: on ``few`` of the data, where they are given."""
         params, tapes = theta.expand(count_tasks(part)), []
-        for episodes in part.support:
-            gradient, tape = taped_policy_gradient(self.arch, params, episodes)
+        for step, episodes in enumerate(part.support):
+            if few is None:
+                gradient, tape = taped_policy_gradient(self.arch, params, episodes)
+            else:
+                gradient = policy_gradient(self.arch, params, episodes)
+                tape = taped_policy_gradient(self.arch, params, few.support[step])[1]
             params = params.less(gradient, self.inner.lr)
             tapes.append(tape)
-        return Activations(tuple(tapes), _query(self.arch, params, part.query, taped=True))
+        seen = part.query if few is None else few.query
+        return Activations(tuple(tapes), _query(self.arch, params, seen, taped=True))
 
     def gradient(self, part: MetaBatch[Episodes], at: Activations) -> Tensor:
         """Jᵀ ∇S(φ), rows ``[C, P]``."""
@@ -158,6 +166,15 @@ class Surrogate(NamedTuple):
         return tangent
 
 
+def _first_episodes(part: MetaBatch[Episodes], share: float) -> MetaBatch[Episodes]:
+    def first(episodes: Episodes) -> Episodes:
+        *by_episode, log_std = episodes
+        count = math.ceil(share * len(episodes.mask[0]))
+        return Episodes._make([*(each[:, :count] for each in by_episode), log_std])
+
+    return MetaBatch(tuple(first(each) for each in part.support), first(part.query))
+
+
 def _query(arch: Architecture, params: Layered, episodes: Episodes, taped: bool) -> Query:
     passed = forward(arch, params, episodes.obs.flatten(1, 2), taped)
     mean = passed.mean.mT.reshape(episodes.mean.shape)
@@ -184,6 +201,7 @@ def objective(
     together: int = 1,
     kept: int | None = None,
     join: Join = alone,
+    share: float = 1.0,
 ) -> Objective:
     """The mean over the meta-batch of the post-update surrogate and KL, with exact derivatives.
 
@@ -202,6 +220,8 @@ def objective(
         kept: tasks whose activations are kept from product to product, the first ones; those of the
             others are made anew in each, which changes no bit. None: all.
         join: where processes share the tasks, gathers every task's results from them.
+        share: of the episodes that curvature products and preconditioner see, the first of each task. Below 1 they are
+            an estimate; loss, KL and gradient stay exact.
 
     Returns:
         A function of θ as a vector ``[P]``, in the order of ``like``; with a preconditioner.
@@ -210,26 +230,28 @@ def objective(
     count = joined_count(batch, join)
     cut = chunks(count_tasks(batch), together)
     parts = [take(batch, each) for each in cut]
+    seen = parts if share == 1.0 else [_first_episodes(part, share) for part in parts]
 
     def evaluate(vector: Tensor) -> Outcome:
         theta = ordered.layers(vector)
         return mean_outcome(mapper(lambda part: surrogate.evaluate(theta, part), parts), join)
 
     def linearise(vector: Tensor) -> Linearisation:
-        theta = ordered.layers(vector)
-        activations = keep_first(
-            lambda index: surrogate.activations(theta, parts[index]), count_kept(cut, kept)
-        )
+        theta, most = ordered.layers(vector), count_kept(cut, kept)
+        exact = lambda index: surrogate.activations(theta, parts[index])  # noqa: E731
+        some = lambda index: surrogate.activations(theta, parts[index], seen[index])  # noqa: E731
+        activations = keep_first(exact if seen is parts else some, most)
+        derived = activations if seen is parts else exact
 
         def derive(index: int) -> tuple[Outcome, Tensor]:
-            at = activations(index)
+            at = derived(index)
             return at.query.outcome, surrogate.gradient(parts[index], at)
 
         def curvature(tangent: Tensor) -> Tensor:
             shaped = ordered.layers(tangent)
 
             def product(index: int) -> Tensor:
-                return surrogate.product(parts[index], activations(index), shaped)
+                return surrogate.product(seen[index], activations(index), shaped)
 
             rows = join(torch.cat(list(mapper(product, range(len(parts))))))
             return ordered.vector(rows.sum(0)) / count

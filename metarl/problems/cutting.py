@@ -34,6 +34,7 @@ class Cutter:
     ) -> None:
         self.device, self.mapper, self.chunk = device, mapper, chunk
         self._sizes = [obs_size, *(len(each) for each in policy.parameters() if each.ndim > 1)]
+        self._itemsize = next(policy.parameters()).element_size()
         self._fitting: dict[int, int] = {}
 
     def __call__(self, tasks: int, states: int) -> tuple[Mapper, list[slice]]:
@@ -58,5 +59,5 @@ class Cutter:
 
         A gradient takes less than what an outer step keeps; a baseline its features in float64, their mask and squares.
         """
-        gradient = 4 * numbers_kept(self._sizes, steps=1)
+        gradient = self._itemsize * numbers_kept(self._sizes, steps=1)
         return states * max(gradient, 8 * 2 * (3 * self._sizes[0] + 4))

@@ -72,6 +72,8 @@ class RLProblem:
         chunk: tasks whose activations (or graphs) an update holds at a time; what the products need of the others is
             made anew in each. On a GPU they also share each matrix product of the closed form; on a CPU a task has
             its own, and the one that a thread is at comes on top. None: as many as fit.
+        curvature_share: share of the episodes that the closed form's products see; 1: all.
+        dtype: of parameters, data and derivatives.
 
     Attributes:
         fitting: the same, found by the first update where it was None.
@@ -89,13 +91,16 @@ class RLProblem:
         device: str = "cpu",
         threads: int = 1,
         chunk: int | None = None,
+        curvature_share: float = 1.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.environments, self.sampling, self.adaptation = environments, sampling, adaptation
         self.name, self.estimator = environments.env, ESTIMATORS[adaptation.estimator]
         self.device, self.threads = torch.device(device), threads
         self.chunk = self.fitting = chunk
+        self.curvature_share, self.dtype = curvature_share, dtype
         self.make_policy = make_policy
-        self.policy = self._new_policy(0).to(self.device)
+        self.policy = self._new_policy(0)
         self.arch: Architecture | None = None
         plain = not adaptation.learn_rates and adaptation.update.adapted is None
         if isinstance(self.policy, GaussianMLP) and plain and not autograd:
@@ -110,7 +115,7 @@ class RLProblem:
     def initial_meta(self, rng: np.random.Generator) -> Meta:
         """The policy's initial parameters; the constant rate everywhere if rates are learned."""
         policy = self._new_policy(int(rng.integers(2**62)))
-        theta = {name: value.detach().to(self.device) for name, value in policy.named_parameters()}
+        theta = {name: value.detach() for name, value in policy.named_parameters()}
         row = self.adaptation
         adapted = {name: theta[name] for name in row.update.names(theta)}
         return Meta(theta, initial_rates(adapted, row.learn_rates, row.update.lr, row.steps))
@@ -247,7 +252,8 @@ class RLProblem:
 
     def _new_policy(self, seed: int) -> nn.Module:
         sizes = self.environments.obs_size, self.environments.action_size
-        return self.make_policy(*sizes, torch.Generator().manual_seed(seed))
+        policy = self.make_policy(*sizes, torch.Generator().manual_seed(seed))
+        return policy.to(self.device, self.dtype)
 
     def _act(self, params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.functional_call(self._own_policy(), params, (obs,))
@@ -271,16 +277,14 @@ class RLProblem:
     ) -> Objective:
         """TRPO's objective, with the activations of ``chunk`` tasks held at a time."""
         if self.arch is None:
-            task_objective = self._task_objective(Variant(), update)
-            return objectives.by_autograd(
-                task_objective, batch, meta, mapper, kept=chunk, join=join
-            )
+            loss = self._task_objective(Variant(), update)
+            return objectives.by_autograd(loss, batch, meta, mapper, kept=chunk, join=join)
+        # On a GPU one chunk follows another, and is kept only where there is but one.
+        cpu = self.device.type == "cpu"
+        kept = chunk if cpu or chunk >= len(batch.query.mask) else 0
         given = self.arch, self.estimator, update, batch, meta.theta
-        if self.device.type == "cpu":
-            return closed_form.objective(*given, mapper, kept=chunk, join=join)
-        # One chunk after another, and kept only where there is but one.
-        kept = chunk if chunk >= len(batch.query.mask) else 0
-        return closed_form.objective(*given, map, chunk, kept, join)
+        shared = (mapper, 1) if cpu else (map, chunk)
+        return closed_form.objective(*given, *shared, kept, join, self.curvature_share)
 
     def _tasks_that_fit(self, meta: Meta, batch: MetaBatch[Episodes]) -> int:
         """How many tasks' activations, or graphs, fit in memory, by those of the first."""

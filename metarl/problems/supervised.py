@@ -87,6 +87,7 @@ class SupervisedProblem:
             ``vmap`` does not serve, such as torch's own normalisation layers.
         device: of networks and examples.
         threads: Python threads that share the chunks of tasks.
+        dtype: of parameters and examples.
 
     Raises:
         ValueError: the module has buffers, a state that tasks would share.
@@ -101,12 +102,13 @@ class SupervisedProblem:
         tasks_at_once: int | None = None,
         device: str = "cpu",
         threads: int = 1,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.source, self.make_network = source, make_network
         self.learner = learner or Adaptation()
-        self.loss, self.device = LOSSES[loss], torch.device(device)
+        self.loss, self.device, self.dtype = LOSSES[loss], torch.device(device), dtype
         self.name, self.measure = type(source).__name__, self.loss.measure
-        self.network = make_network(torch.Generator().manual_seed(0)).to(self.device)
+        self.network = make_network(torch.Generator().manual_seed(0)).to(self.device, self.dtype)
         if next(self.network.buffers(), None) is not None:
             raise ValueError(
                 "a network with buffers keeps state between tasks, which adaptation cannot share; "
@@ -123,7 +125,7 @@ class SupervisedProblem:
         """The network's initial parameters, and what the learner has beside them."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         parameters = self.make_network(generator).named_parameters()
-        theta = {name: value.detach().to(self.device) for name, value in parameters}
+        theta = {name: value.detach().to(self.device, self.dtype) for name, value in parameters}
         return self.learner.initial_meta(theta, generator)
 
     def sample_tasks(
@@ -231,8 +233,11 @@ class SupervisedProblem:
     ) -> tuple[Examples, Examples]:
         # All are drawn, wherever they are wanted: what a task gets may depend on those before it.
         support, query = take(self.source.examples(tasks, queries, key, draw), rows)
-        moved = (Examples(*(each.to(self.device) for each in part)) for part in (support, query))
+        moved = (Examples(*map(self._moved, part)) for part in (support, query))
         return next(moved), next(moved)
+
+    def _moved(self, each: Tensor) -> Tensor:
+        return each.to(self.device, self.dtype if each.is_floating_point() else each.dtype)
 
     def _apply(self, params: Params, x: Tensor) -> Tensor:
         """C networks at once: ``[C, *shape]``, ``[C, N, ...] -> [C, N, ...]``."""

@@ -37,6 +37,8 @@ class Config(Section):
     """Where the networks are evaluated; auto: a GPU when there is one."""
     threads: Literal["auto"] | Count = "auto"
     """Python threads that share the tasks; auto: one for each core. No number depends on it."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Of parameters, data and derivatives."""
     iterations: Count
     """Meta-iterations."""
     on_nonfinite: Literal["raise", "skip_task"] = "raise"
@@ -93,19 +95,17 @@ class RLConfig(Config):
     """Adaptation to held-out tasks."""
 
     @model_validator(mode="after")
-    def _preconditioner_has_a_closed_form(self) -> RLConfig:
-        if not isinstance(self.outer, TRPO) or self.outer.kfac_damping is None:
+    def _what_needs_a_closed_form_has_one(self) -> RLConfig:
+        closed = not self.inner.learn_rates and self.inner.adapt == "all"
+        if not isinstance(self.outer, TRPO) or (closed and self.outer.curvature != "autograd"):
             return self
-        if (
-            self.outer.curvature == "autograd"
-            or self.inner.learn_rates
-            or self.inner.adapt != "all"
-        ):
-            raise impossible(
-                "outer.kfac_damping",
-                "it needs the closed form, which outer.curvature: autograd, inner.learn_rates and "
-                "inner.adapt rule out: leave one of them out",
-            )
+        for key, off in (("kfac_damping", None), ("curvature_share", 1.0)):
+            if getattr(self.outer, key) != off:
+                raise impossible(
+                    f"outer.{key}",
+                    "it needs the closed form, which outer.curvature: autograd, inner.learn_rates "
+                    "and inner.adapt rule out: leave one of them out",
+                )
         return self
 
     @property

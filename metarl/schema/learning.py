@@ -126,6 +126,8 @@ class TRPO(Section):
     """Iterations w after which half of the momentum is reached, β i / (i + w); 0: all at once."""
     curvature: Literal["auto", "closed_form", "autograd"] = "auto"
     """Hessian-vector products of the KL: JᵀFJ, double backward, or the first where it applies."""
+    curvature_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the episodes that the products are computed on, the first of each task; below 1 they are approximate."""
     chunk: Literal["auto"] | Count = "auto"
     """Tasks whose activations are held at a time, the others' made anew in each product; auto: as fit."""
 

@@ -12,11 +12,11 @@ import support
 import torch
 from torch import Tensor
 
-from metarl.data import Meta, MetaBatch, Params
+from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional import closed_form, objectives
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
-from metarl.functional.objectives import Objective
+from metarl.functional.objectives import Linearisation, Objective
 from metarl.functional.params import flatten, flatten_meta
 
 LR = 0.3
@@ -126,6 +126,56 @@ def test_threads_change_no_bit(estimator):
             assert torch.equal(found.curvature(tangent), expected.curvature(tangent))
             moved = plain.vector + 0.1
             assert torch.equal(one.evaluate(moved).kl, other.evaluate(moved).kl)
+
+
+def first_half(episodes: Episodes) -> Episodes:
+    *by_episode, log_std = episodes
+    return Episodes._make([*(each[:, : (each.shape[1] + 1) // 2] for each in by_episode), log_std])
+
+
+def twice(episodes: Episodes) -> Episodes:
+    *by_episode, log_std = episodes
+    return Episodes._make([*(torch.cat([each, each], dim=1) for each in by_episode), log_std])
+
+
+def of_each(change, batch: MetaBatch) -> MetaBatch:
+    return MetaBatch(tuple(change(each) for each in batch.support), change(batch.query))
+
+
+def with_share(pair: Pair, batch: MetaBatch, share: float, **settings) -> Linearisation:
+    policy = support.make_policy("tanh", (3, 5, 4, 2), 1e-6)
+    given = support.architecture(policy), ESTIMATORS["dice"], InnerUpdate(LR), batch, pair.theta
+    return closed_form.objective(*given, share=share, **settings).linearise(pair.vector)
+
+
+def test_curvature_on_a_share_of_the_episodes_is_that_of_those_episodes():
+    pair = make_pair("dice", steps=0)
+    found = with_share(pair, pair.batch, 0.5)
+    expected = with_share(pair, of_each(first_half, pair.batch), 1.0)
+    tangent = support.normal(60, len(pair.vector))
+    assert torch.equal(found.curvature(tangent), expected.curvature(tangent))
+    assert torch.equal(found.preconditioner(0.1)(tangent), expected.preconditioner(0.1)(tangent))
+
+
+@pytest.mark.parametrize("kept", [None, 1])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_share_of_the_episodes_bends_what_all_of_them_adapt(steps, kept):
+    """Where every episode stands there twice, half of them say all; alone they say something else."""
+    pair = make_pair("dice", steps)
+    doubled = of_each(twice, pair.batch)
+    exact, half = (with_share(pair, doubled, share, kept=kept) for share in (1.0, 0.5))
+    tangent = support.normal(60, len(pair.vector))
+    support.close(half.curvature(tangent), exact.curvature(tangent), TOLERANCE)
+    other = with_share(pair, pair.batch, 0.5).curvature(tangent)
+    assert (other - exact.curvature(tangent)).norm() > 0.01 * other.norm()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5])
+def test_loss_and_gradient_are_of_all_episodes_whatever_the_share(share):
+    pair = make_pair("dice")
+    exact, found = (with_share(pair, pair.batch, each) for each in (1.0, share))
+    assert torch.equal(found.gradient, exact.gradient)
+    assert all(map(torch.equal, found.outcome[:2], exact.outcome[:2]))
 
 
 def everything(objective: Objective, vector: Tensor) -> list[Tensor]:
