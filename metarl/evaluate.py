@@ -33,6 +33,7 @@ def evaluate_meta(
     iteration: int,
     split: Split = "test",
     share: Share | None = None,
+    drawn_at: int | None = None,
 ) -> Curve:
     """Adapt to tasks that training never sees, as ``settings.evaluation`` says; measure after every gradient step.
 
@@ -42,16 +43,17 @@ def evaluate_meta(
         problem: that of the settings.
         meta: what was learned.
         settings: the configuration.
-        iteration: meta-iterations trained; names the random numbers, too.
+        iteration: meta-iterations trained; names the random numbers, too, unless ``drawn_at`` does.
         split: which tasks: ``validation`` on the way, ``test`` for results.
         share: the tasks that this process adapts to, where several share them; no number depends on it.
+        drawn_at: the iteration of another evaluation, to adapt on the same data.
     """
     evaluation, seed = settings.evaluation, settings.seed
     stream = Stream.EVALUATION_TASKS if split == "test" else Stream.VALIDATION_TASKS
     tasks = problem.sample_tasks(evaluation.tasks, generator(seed, stream), split)
     rates = rate_schedule(settings)
     schedule = in_steps(meta, rates)
-    key = Key(seed, Stream.EVALUATION_DATA, iteration)
+    key = Key(seed, Stream.EVALUATION_DATA, iteration if drawn_at is None else drawn_at)
     values = problem.adaptation_curve(meta, tasks, schedule, evaluation.amount, key, share)
     return Curve(
         title=settings.problem.title,
@@ -208,9 +210,9 @@ def _evaluate_run(
         meta = meta_from_tensors(checkpoint.tensors, untrained)
         curve = evaluate_meta(problem, meta, settings, checkpoint.iteration)
         others = {
-            name: evaluate_meta(problem, untrained, settings, 0)
+            name: evaluate_meta(problem, untrained, settings, 0, drawn_at=curve.iteration)
             if other is None
-            else _reference(other)
+            else _reference(other, curve.iteration)
             for name, other in beside.items()
         }
         rows = settings.problem.published()
@@ -228,12 +230,12 @@ def _evaluate_run(
     return curve
 
 
-def _reference(other: Selected) -> Curve:
+def _reference(other: Selected, drawn_at: int) -> Curve:
     settings, checkpoint = other.settings, other.checkpoint
     with opened_problem(settings) as opened:
         untrained = opened.initial_meta(generator(settings.seed, Stream.INITIALISATION))
         meta = meta_from_tensors(checkpoint.tensors, untrained)
-        return evaluate_meta(opened, meta, settings, checkpoint.iteration)
+        return evaluate_meta(opened, meta, settings, checkpoint.iteration, drawn_at=drawn_at)
 
 
 def _film(problem: Any, meta: Meta, settings: Config, curve: Curve, index: int) -> bytes:

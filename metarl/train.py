@@ -113,6 +113,8 @@ def _load(options: argparse.Namespace, overrides: list[str]) -> Config:
 def _resume(options: argparse.Namespace, overrides: list[str], ranks: Alone) -> int:
     from metarl import runs
 
+    if options.fast_dev_run:
+        raise config.ConfigError("--fast-dev-run is for a new run: leave it or --resume out.")
     path = ranks.on_first(lambda: _find_run(options), Path)
     settings = _agreed(ranks, lambda: config.load(path / runs.CONFIG, overrides))
     if options.print_config:
@@ -123,6 +125,11 @@ def _resume(options: argparse.Namespace, overrides: list[str], ranks: Alone) -> 
 def _find_run(options: argparse.Namespace) -> Path:
     from metarl import runs
 
+    if options.config and options.resume != "latest":
+        raise config.ConfigError(
+            f"{options.config}: a run goes on with its own settings; leave the file out, and change "
+            "settings by key=value."
+        )
     root = options.run_dir or (
         config.load(options.config).run.directory if options.config else "runs"
     )
@@ -162,6 +169,11 @@ def resume(path: Path, settings: Config, ranks: Alone = ALONE) -> int:
     with Training(settings, ranks) as training:
         origin = ranks.on_first(lambda: training.restore_newest(path), lambda: None)
         training.spread()
+        if settings.iterations < training.iteration:
+            raise config.ConfigError(
+                f"iterations is {settings.iterations}, but {path} has {training.iteration} already; "
+                "raise it."
+            )
         reopen = lambda: runs.Run.reopen(path, training.iteration, settings, origin)  # noqa: E731
         with ranks.on_first(reopen, Unrecorded) as run:
             return train(training, run)

@@ -6,9 +6,12 @@ from pathlib import Path
 import folders
 import numpy as np
 import pytest
+import torch
+from torch.utils._pytree import tree_leaves
 
 from metarl import config, datasets, runs
 from metarl.evaluate import main as evaluate
+from metarl.problems.images import FewShotImages
 from metarl.train import main as train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -59,6 +62,21 @@ def test_a_run_in_two_parts_is_the_uninterrupted_one(tmp_path, chosen):
     assert {"loss/post", "accuracy/post", "outer/loss", "outer/grad_norm"} <= line.keys()
     assert not [tag for tag in line if tag.endswith("/pre")]
     assert "eval/accuracy_step_0" in last
+
+
+def test_learners_are_compared_on_the_same_examples(tmp_path, monkeypatch):
+    """Whatever iteration their checkpoints are of."""
+    own = run_of(tmp_path / "own", "iterations=2")
+    maml = run_of(tmp_path / "maml", "iterations=1", "outer.tasks=2", path=MAML)
+    drawn, examples = [], FewShotImages.examples
+    monkeypatch.setattr(
+        FewShotImages,
+        "examples",
+        lambda *given: drawn.append(examples(*given)) or drawn[-1],
+    )
+    assert evaluate([str(own), "--reference", str(maml)]) == 0
+    first, second = drawn
+    assert all(map(torch.equal, tree_leaves(first), tree_leaves(second)))
 
 
 def test_it_is_evaluated_beside_maml_on_the_same_tasks(tmp_path, capsys):

@@ -128,7 +128,10 @@ class TestCommand:
         assert {row.partition(",")[0] for row in rows[1:]} == {"adaptation", "random", "oracle"}
         chosen = tiny_settings(tmp_path)
         with opened_problem(chosen) as problem:
-            untrained = evaluate_meta(problem, initial_meta(problem, 1), chosen, 0)
+            trained = found["iteration"]
+            untrained = evaluate_meta(
+                problem, initial_meta(problem, 1), chosen, 0, drawn_at=trained
+            )
         assert (
             np.array(found["references"]["random"]["per_task_return"]) == untrained.per_task
         ).all()

@@ -92,6 +92,25 @@ def test_evaluation_writes_its_curve_and_picture_and_says_how_it_was_measured(tm
     assert "mean mse" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["inner.multi_step_until=5"], "inner.multi_step_until is 5, but it weighs the losses of"),
+        (["outer.final_lr=0.1"], "outer.final_lr is 0.1, but the rate is constant"),
+        (["outer.objective=reptile", "inner.first_order=true"], "inner.first_order is true, but"),
+        (["outer.objective=reptile", "inner.second_order_from=3"], "inner.second_order_from is 3"),
+        (
+            ["outer.objective=reptile", "inner.steps=2", "inner.multi_step_until=3"],
+            "inner.multi_step_until is 3, but reptile has neither",
+        ),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(overrides, said):
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(CONFIG, overrides)
+    assert said in str(caught.value)
+
+
 def test_the_papers_references_are_named_and_drawn_beside_a_run(tmp_path):
     run = run_of(tmp_path / "maml", "iterations=1")
     pretrained = run_of(tmp_path / "pretrained", "iterations=1", "inner.steps=0")

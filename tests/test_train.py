@@ -226,6 +226,24 @@ def test_a_setting_after_resume_is_no_run():
     assert sorted(overrides) == ["inner.lr=0.2", "iterations=9"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["iterations=2"], "iterations is 2, but {run} has 4 already; raise it."),
+        ([str(CONFIG)], f"{CONFIG}: a run goes on with its own settings; leave the file out"),
+        (["--fast-dev-run"], "--fast-dev-run is for a new run: leave it or --resume out."),
+    ],
+)
+def test_what_does_not_go_with_resume_changes_nothing(finished, arguments, said, capsys):
+    files = lambda: {each: each.stat() for each in finished.rglob("*")}  # noqa: E731
+    before = files()
+    assert main([*arguments, "--resume", str(finished)]) == 2
+    assert said.format(run=finished) in capsys.readouterr().err
+    found = files()
+    assert found.keys() == before.keys()
+    assert all(found[each].st_mtime_ns == before[each].st_mtime_ns for each in found)
+
+
 def test_the_tasks_measured_on_the_way_are_not_the_held_out_ones(tmp_path, monkeypatch):
     """The best checkpoint must not be chosen on the tasks that results are reported for."""
     seen = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -37,8 +38,9 @@ def cross_entropy(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def accuracy(predictions: Tensor, targets: Tensor) -> Tensor:
-    """The share of examples whose largest logit ``[C, N, K]`` is that of their class ``[C, N]``."""
-    return (predictions.argmax(-1) == targets).to(predictions.dtype).mean(-1)
+    """Share of examples whose largest logit ``[C, N, K]`` is that of their class ``[C, N]``; NaN where a logit is."""
+    best, numbers = predictions.max(-1)
+    return torch.where(best.isnan(), best, (numbers == targets).to(best.dtype)).mean(-1)
 
 
 LOSSES = {

@@ -107,13 +107,22 @@ class FewShotImages:
     def examples(
         self, tasks: np.ndarray, queries: int, key: Key, draw: int = 0
     ) -> tuple[Examples, Examples]:
-        """Support ``[M, N·K, C, H, W]`` and query ``[M, N·queries, C, H, W]``, class by class; labels 0 to N − 1."""
+        """Support ``[M, N·K, C, H, W]`` and query ``[M, N·queries, C, H, W]``, class by class; labels 0 to N − 1.
+
+        The support is the same however many queries follow. Draws after the first give support alone, of images that
+        are no queries of training's first draw.
+        """
         ways, shots = tasks.shape[1] // 2, self.episodes.shots
         pixels = np.empty((len(tasks), ways, shots + queries, *self.input_shape), np.uint8)
         for index, (task, row) in enumerate(zip(pixels, tasks.astype(np.int64), strict=True)):
-            rng = key.generator(draw, index)
+            first, later = key.generator(0, index), key.generator(draw, index)
             for images, number, turn in zip(task, row[:ways], row[ways:], strict=True):
-                images[:] = np.rot90(self._draw(number, shots + queries, rng), turn, axes=(-2, -1))
+                own = self._images(number)
+                order = first.permutation(len(own))
+                if draw:
+                    order = np.delete(order, slice(shots, shots + self.queries))
+                    order = later.permutation(order)
+                images[:] = np.rot90(own[order[: shots + queries]], turn, axes=(-2, -1))
         x = torch.from_numpy(pixels).float() / 255.0
         y = torch.arange(ways)[:, None].expand(len(tasks), ways, shots + queries)
         parts = slice(shots), slice(shots, None)
@@ -135,12 +144,12 @@ class FewShotImages:
     def _turns(self, split: Split) -> int:
         return TURNS if split in self.rotated else 1
 
-    def _draw(self, number: int, count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Different images of a class, in random order."""
+    def _images(self, number: int) -> NDArray[np.uint8]:
+        """Of a class."""
         name = max((first, name) for name, first in self._first.items() if first <= number)[1]
         split, index = self.splits[name], number - self._first[name]
         start, end = split.starts[index : index + 2]
-        return split.images[start + rng.choice(end - start, count, replace=False)]
+        return split.images[start:end]
 
     def _check(self, name: Split) -> None:
         """Whether every task of a split, with as many queries as it may be asked for, can be drawn."""

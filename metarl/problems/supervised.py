@@ -78,8 +78,8 @@ class SupervisedProblem:
 
     Args:
         source: of tasks and examples.
-        make_network: makes the module. One with a method ``stacked(params [C, ...], x [C, N, ...])`` takes C tasks
-            in one call, others by ``vmap``.
+        make_network: makes the module. Parameters that need no gradient stay as they are made. One with a method
+            ``stacked(params [C, ...], x [C, N, ...])`` takes C tasks in one call, others by ``vmap``.
         loss: a key of ``LOSSES``: ``mse`` or ``cross_entropy``.
         learner: how the support is learned from: `Adaptation`, the inner loop of gradient steps, or one of
             :mod:`metarl.problems.embedding`.
@@ -114,7 +114,7 @@ class SupervisedProblem:
                 "a network with buffers keeps state between tasks, which adaptation cannot share; "
                 "take normalisation layers with track_running_stats=False, or metarl.nets.layers."
             )
-        # torch's affine normalisation has wrong second derivatives under vmap, without an error.
+        # Under vmap torch's affine normalisation has wrong second derivatives, without an error, and nn.GRU no rule.
         by_one = any(isinstance(each, NOT_MAPPED) for each in self.network.modules())
         self.tasks_at_once = 1 if by_one else tasks_at_once
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -124,8 +124,11 @@ class SupervisedProblem:
     def initial_meta(self, rng: np.random.Generator) -> Meta:
         """The network's initial parameters, and what the learner has beside them."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        parameters = self.make_network(generator).named_parameters()
-        theta = {name: value.detach().to(self.device, self.dtype) for name, value in parameters}
+        theta = {
+            name: value.detach().to(self.device, self.dtype)
+            for name, value in self.make_network(generator).named_parameters()
+            if value.requires_grad
+        }
         return self.learner.initial_meta(theta, generator)
 
     def sample_tasks(
@@ -255,5 +258,5 @@ EVALUATED_AT_ONCE, DRAWN = 200, 4
 
 NOT_MAPPED = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RNNBase),
 )

@@ -108,6 +108,25 @@ class SupervisedConfig(ExamplesConfig):
             raise impossible(
                 "outer.objective", "it needs adaptation: set inner.steps to at least 1"
             )
+        for key in ("first_order", "second_order_from", "multi_step_until"):
+            if reptile and getattr(self.inner, key):
+                raise impossible(
+                    f"inner.{key}",
+                    "reptile has neither second derivatives nor a query loss: leave it out",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_do_what_is_asked(self) -> SupervisedConfig:
+        if self.inner.multi_step_until and self.inner.steps < 2:
+            raise impossible(
+                "inner.multi_step_until",
+                "it weighs the losses of several steps: set inner.steps to at least 2",
+            )
+        if self.inner.steps == 0 and self.problem.kind == "images":
+            raise impossible(
+                "inner.steps", "classes are numbered anew in every task: set it to at least 1"
+            )
         return self
 
 

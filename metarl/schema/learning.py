@@ -180,6 +180,14 @@ class Descent(Section):
     clip: Positive | None = None
     """Every component of the gradient is clipped to ± this; null: not at all."""
 
+    @model_validator(mode="after")
+    def _a_rate_that_changes_has_a_schedule(self) -> Descent:
+        if self.final_lr and self.schedule == "constant":
+            raise impossible(
+                "final_lr", "the rate is constant: set outer.schedule, or leave it out"
+            )
+        return self
+
 
 class Adam(Descent):
     """Adam on the initialisation."""

@@ -20,6 +20,13 @@ def test_accuracy_by_hand():
     assert accuracy(logits, torch.tensor([[0, 1], [0, 0]])).tolist() == [1.0, 0.5]
 
 
+def test_no_class_is_right_where_a_logit_is_nan():
+    logits = torch.tensor([[[torch.nan, 0.0], [0.0, 1.0]], [[torch.inf, 0.0], [9.0, 1.0]]])
+    found = accuracy(logits, torch.tensor([[0, 1], [0, 0]]))
+    assert found.isnan().tolist() == [True, False]
+    assert found[1] == 1.0
+
+
 def test_what_is_reported():
     assert {name: row.measure for name, row in LOSSES.items()} == {
         "mse": "mse",

@@ -123,8 +123,30 @@ def test_what_a_task_gets_depends_on_its_place_the_key_and_the_draw():
     tasks = problem.sample_tasks(20, np.random.default_rng(0))
     whole = problem.examples(tasks, 3, KEY)[0].x
     assert torch.equal(whole[:7], problem.examples(tasks[:7], 3, KEY)[0].x)
-    assert not torch.equal(whole, problem.examples(tasks, 3, KEY, draw=1)[0].x)
+    assert not torch.equal(whole, problem.examples(tasks, 0, KEY, draw=1)[0].x)
     assert not torch.equal(whole, problem.examples(tasks, 3, KEY._replace(iteration=9))[0].x)
+
+
+def test_the_support_is_the_same_however_many_queries_follow():
+    problem = source(queries=1)
+    tasks = problem.sample_tasks(20, np.random.default_rng(0))
+    few, some = (problem.examples(tasks, queries, KEY) for queries in (1, 3))
+    assert torch.equal(few[0].x, some[0].x)
+    by_class = some[1].x.unflatten(1, (3, 3))
+    assert torch.equal(few[1].x.unflatten(1, (3, 1)), by_class[:, :, :1])
+
+
+@pytest.mark.parametrize("draw", [1, 2])
+def test_fresh_support_shares_no_image_with_the_query(draw):
+    problem = source(queries=3)
+    tasks = problem.sample_tasks(100, np.random.default_rng(0))
+    query = content(problem.examples(tasks, 3, KEY)[1])[0].unflatten(1, (3, 3))
+    fresh = content(problem.examples(tasks, 0, KEY, draw)[0])[0].unflatten(1, (3, 2))
+    assert not (query.unsqueeze(-1) == fresh.unsqueeze(2)).any()
+    assert (fresh[..., 0] != fresh[..., 1]).all()
+    assert not torch.equal(
+        fresh, content(problem.examples(tasks, 0, KEY)[0])[0].unflatten(1, (3, 2))
+    )
 
 
 def test_too_few_classes_or_images_are_named():
