@@ -50,7 +50,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	@for script in $(wildcard benchmarks/*.py); do \
+	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do \
 		echo "$$script" && $(BIN)/python "$$script" $(ARGS) || exit 1; \
 	done
 

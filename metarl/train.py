@@ -147,7 +147,7 @@ def _agreed(ranks: Alone, load: Callable[[], Config]) -> Config:
 def _print_config(settings: Config, ranks: Alone) -> int:
     if ranks.first:
         # Text beyond ASCII stands between double quotes, where YAML reads escapes: it stays the same setting.
-        print(writable(config.dump(settings), sys.stdout, "backslashreplace"), end="")
+        print(writable(config.dump(settings, explain=True), sys.stdout, "backslashreplace"), end="")
     return 0
 
 

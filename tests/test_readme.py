@@ -1,6 +1,8 @@
 """What the README tells a reader to do works as it stands there."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,43 @@ def test_ones_own_module_and_data_are_learned_as_the_readme_says(capsys):
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"configs/\w+\.yaml", README))))
 def test_every_configuration_it_names_is_there_and_valid(path):
     config.load(ROOT / path)
+
+
+@pytest.mark.parametrize("name", ["README.md", "benchmarks/README.md"])
+def test_every_table_has_rows(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert tables
+    assert not [table for table in tables if len(table.splitlines()) < 3]
+
+
+@pytest.mark.parametrize("name", ["nav2d", "cheetah_vel", "cheetah_dir"])
+def test_its_returns_are_those_of_the_reference_runs(name):
+    (row,) = re.findall(rf"^\| `{name}` \| \d+ \|.*$", README, flags=re.MULTILINE)
+    path = ROOT / "runs" / "reference" / name / "evaluation" / "adaptation.json"
+    found = json.loads(path.read_text())
+    pairs = zip(found["mean_return"], found["standard_error"], strict=True)
+    assert re.findall(r"(-?\d+\.\d) ± (\d+\.\d)", row) == [
+        (f"{mean:.1f}", f"{error:.1f}") for mean, error in pairs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        (file, settings)
+        for file, heading in (
+            ("omniglot_5way_1shot", "variant"),
+            ("omniglot_prototypical_5way_1shot", "learner"),
+        )
+        for row in re.findall(rf"\| {heading} \|.*\n(?:\|.*\n)+", README)[0].splitlines()[2:]
+        for settings in re.findall(r"`([^`]+)`", row.split("|")[2])
+        if "=" in settings
+    ],
+)
+def test_every_variant_it_names_is_valid(file, settings):
+    if settings != "inner.steps=0":  # of curves and policies
+        config.load(ROOT / "configs" / f"{file}.yaml", shlex.split(settings))
 
 
 def test_every_module_it_names_is_there():
