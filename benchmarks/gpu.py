@@ -14,13 +14,13 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from measuring import rounds, sizes, solvers, stages
+from measuring import rounds, sizes, stages
 from measuring.clock import Clock
 from measuring.engines import OnDevice, OnThreads
 from measuring.report import Part, Report, parser
 from torch.utils import _pytree as pytree
 
-from metarl.building import make_problem
+from metarl.building import make_problem, trust_region
 from metarl.errors import MISTAKE
 from metarl.functional.params import flatten_meta, for_tasks
 from metarl.functional.trpo import trust_region_step
@@ -173,7 +173,7 @@ def update(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     for name, problem in problems.items():
         move = lambda leaf, to=problem.device: leaf.to(to)  # noqa: E731
         own_meta, own_batch = pytree.tree_map(move, meta), pytree.tree_map(move, batch)
-        vector, region = flatten_meta(own_meta), solvers.region_of(settings)
+        vector, region = flatten_meta(own_meta), trust_region(settings.outer)
         objective = problem.objective(own_meta, own_batch, Variant())
         curvature = objective.linearise(vector).curvature
         works["one product"][name] = lambda product=curvature, v=vector: product(v)

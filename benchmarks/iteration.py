@@ -9,11 +9,12 @@ import argparse
 from typing import Any
 
 import torch
-from measuring import children, rounds, sizes, solvers, stages
+from measuring import children, rounds, sizes, stages
 from measuring.report import Part, Report, parser
 from published import update as published
 from published.sampling import Workers
 
+from metarl.building import trust_region
 from metarl.functional.params import flatten_meta, unflatten_meta
 from metarl.functional.trpo import TrustRegion
 from metarl.schema import Config
@@ -65,7 +66,7 @@ class PublishedIteration:
         self.settings, self.seed, self.count = settings, seed, 0
         self.problem = sizes.problem_of(settings, 1)
         self.meta = self.problem.initial_meta(generator(seed, Stream.INITIALISATION))
-        self.region: TrustRegion = solvers.region_of(settings)
+        self.region: TrustRegion = trust_region(settings.outer)
         self.workers = Workers(settings, WORKERS)
 
     def collect(self) -> float:

@@ -18,6 +18,7 @@ from published import update as published
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from metarl.building import trust_region
 from metarl.data import Episodes, Meta, MetaBatch
 from metarl.functional import closed_form, objectives
 from metarl.functional.objectives import Objective
@@ -59,7 +60,7 @@ class Size:
         # The step that all three ways can take: plain conjugate gradient.
         plain = ("outer.kfac_damping=null", "outer.cg_iterations=10")
         self.settings: Config = sizes.settings_of(preset, options.quick, plain)
-        self.region: TrustRegion = solvers.region_of(self.settings)
+        self.region: TrustRegion = trust_region(self.settings.outer)
         self.problems = {n: sizes.problem_of(self.settings, n) for n in options.threads}
         self.problem: RLProblem = self.problems[options.threads[0]]
         self.meta: Meta = self.problem.initial_meta(generator(options.seed, Stream.INITIALISATION))
@@ -90,7 +91,7 @@ class Size:
         """The objective, in three ways."""
         estimator, inner, arch = problem.estimator, problem.adaptation.update, problem.arch
         assert arch is not None
-        task_objective = problem._task_objective(Variant(), inner)
+        task_objective = problem.task_objective(Variant(), inner)
         return {
             OURS: closed_form.objective(arch, estimator, inner, batch, meta.theta, problem.mapper),
             AUTOGRAD: objectives.by_autograd(task_objective, batch, meta, problem.mapper),

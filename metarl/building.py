@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from metarl.functional.adapt import InnerUpdate
+    from metarl.functional.trpo import TrustRegion
     from metarl.nets.gaussian_mlp import GaussianMLP
     from metarl.outer import Outer
     from metarl.problems.images import FewShotImages
@@ -257,24 +258,21 @@ def opened_problem(settings: Config) -> Iterator[Problem]:
         problem.close()
 
 
+def trust_region(settings: TRPO) -> TrustRegion:
+    """What the settings of TRPO say of each step."""
+    from metarl.functional.trpo import TrustRegion
+
+    return TrustRegion(**{name: getattr(settings, name) for name in TrustRegion._fields})
+
+
 def make_outer(settings: Config) -> Outer:
     """The outer step that the settings name."""
     from metarl import outer
-    from metarl.functional.trpo import TrustRegion
     from metarl.problems.protocol import Variant
 
     match settings.outer:
         case TRPO() as chosen:
-            names = (
-                "max_kl",
-                "cg_iterations",
-                "cg_damping",
-                "kfac_damping",
-                "backtrack_ratio",
-                "max_backtracks",
-            )
-            region = TrustRegion(**{name: getattr(chosen, name) for name in names})
-            return outer.TRPO(region, chosen.momentum, chosen.momentum_warmup)
+            return outer.TRPO(trust_region(chosen), chosen.momentum, chosen.momentum_warmup)
         case VPG() as chosen:
             adam = outer.Adam(outer.Schedule(chosen.lr))
             return outer.Descent(adam, Variant(exploration=chosen.exploration))

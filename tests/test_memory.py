@@ -121,7 +121,7 @@ def test_a_curvature_graph_takes_what_was_allocated_and_is_still_alive(steps, se
     problem = support.target_problem({"size": 2}, 20, 30, steps=steps, autograd=True, **settings)
     meta = support.double_meta(problem)
     batch = problem.collect(meta, TASKS, support.KEY)[0]
-    task_objective = problem._task_objective(Variant(), problem.adaptation.update)
+    task_objective = problem.task_objective(Variant(), problem.adaptation.update)
     made = []
 
     def slope() -> object:

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from measuring import rounds, sizes
+from metarl.building import trust_region
 from metarl.data import Meta
 from metarl.functional.objectives import Linearisation, Objective
 from metarl.functional.params import flatten_meta, unflatten_meta
@@ -29,14 +30,9 @@ DAMPING = 0.1
 FRESH = 1_000_000
 
 
-def region_of(settings: Config) -> TrustRegion:
-    """The trust region of the settings."""
-    return TrustRegion(**{name: getattr(settings.outer, name) for name in TrustRegion._fields})
-
-
 def regions(settings: Config) -> dict[str, TrustRegion]:
     """Plain with ten products, preconditioned with fewer."""
-    given = region_of(settings)
+    given = trust_region(settings.outer)
     damping = given.kfac_damping or DAMPING
     plain = given._replace(kfac_damping=None, cg_iterations=10)
     found = {"plain": plain}
@@ -110,5 +106,5 @@ def compare(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def configured(settings: Config, chosen: dict[str, TrustRegion]) -> str:
     """The solver that the configuration names, or the plain one."""
-    own = region_of(settings)
+    own = trust_region(settings.outer)
     return next((name for name, region in chosen.items() if region == own), "plain")

@@ -156,7 +156,8 @@ class EnvironmentFamily:
             return gym.spec(name)
         except FAILURES as error:
             raise UnusableEnvironmentError(
-                f"problem.env is {self.env}, which cannot be found: {foreign(error)}"
+                f"problem.env is {self.env}, which cannot be found ({foreign(error)}); name it as "
+                "<module that registers it>:<id>."
             ) from error
 
     def _find_resident(self, physics: str) -> str:

@@ -201,7 +201,7 @@ class RLProblem:
         """The outer objective of ``variant`` at a meta-iteration, in closed form where that exists."""
         update = self.adaptation.update.at(iteration)
         if variant != Variant():
-            task_objective = self._task_objective(variant, update)
+            task_objective = self.task_objective(variant, update)
             return objectives.by_autograd(task_objective, batch, meta, self.mapper, join=join)
         if self.fitting is None:
             self.fitting = self._tasks_that_fit(meta, batch)
@@ -258,7 +258,8 @@ class RLProblem:
     def _act(self, params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.functional_call(self._own_policy(), params, (obs,))
 
-    def _task_objective(self, variant: Variant, update: InnerUpdate) -> TaskObjective:
+    def task_objective(self, variant: Variant, update: InnerUpdate) -> TaskObjective:
+        """The objective of one task, for autograd."""
         arguments = self._act, self.estimator, update
         if variant.clip is not None:
             return objectives.clipped_surrogate(*arguments, variant.clip, variant.kl_coefficient)
@@ -277,7 +278,7 @@ class RLProblem:
     ) -> Objective:
         """TRPO's objective, with the activations of ``chunk`` tasks held at a time."""
         if self.arch is None:
-            loss = self._task_objective(Variant(), update)
+            loss = self.task_objective(Variant(), update)
             return objectives.by_autograd(loss, batch, meta, mapper, kept=chunk, join=join)
         # On a GPU one chunk follows another, and is kept only where there is but one.
         cpu = self.device.type == "cpu"
@@ -290,7 +291,7 @@ class RLProblem:
         """How many tasks' activations, or graphs, fit in memory, by those of the first."""
         vector, update = flatten_meta(meta), self.adaptation.update
         if self.arch is None:
-            task_objective, data = self._task_objective(Variant(), update), take(batch, 0)
+            task_objective, data = self.task_objective(Variant(), update), take(batch, 0)
             outcome = lambda leaf: task_objective(unflatten_meta(leaf, meta), *data)  # noqa: E731
             held: object = objectives.kl_slope(outcome, vector)
         else:

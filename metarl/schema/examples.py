@@ -95,7 +95,7 @@ class SupervisedConfig(ExamplesConfig):
         ):
             raise impossible(
                 "inner.per_step_normalisation",
-                "there is none: set network.normalisation to batch",
+                "nothing is normalised: set network.normalisation to batch",
             )
         reptile = self.outer.objective == "reptile"
         if reptile and (self.inner.learn_rates or self.inner.per_step_normalisation):

@@ -30,7 +30,7 @@ gymnasium.register("Mine-v0", entry_point=Few)
 """
 MODULES = {
     "raises when imported": ("1 / 0", "ZeroDivisionError"),
-    "leaves when imported": ("import sys; sys.exit()", "cannot be found: SystemExit"),
+    "leaves when imported": ("import sys; sys.exit()", "cannot be found (SystemExit"),
     "is not Python": ("def", "SyntaxError"),
     "registers nothing": ("", "NameNotFound"),
     "raises when made": (BROKEN, "RuntimeError: no licence"),
