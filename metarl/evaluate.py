@@ -14,7 +14,7 @@ from metarl.errors import UserError, run_command
 from metarl.metastate import meta_from_tensors
 from metarl.schema import Config, FineTuning, Inner, RLConfig
 from metarl.seeding import Key, Stream, generator
-from metarl.selection import Selected, references, select
+from metarl.selection import Selected, published_beside, references, select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -213,7 +213,7 @@ def _evaluate_run(
             else _reference(other)
             for name, other in beside.items()
         }
-        rows = settings.problem.published()
+        rows = published_beside(settings)
         found = report.Report(path.name, curve, settings.model_dump(mode="json"), others, rows)
         report.show(*report.table(found))
         if line := report.published_line(found):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from metarl.curves import Curve
-from metarl.published import Row
+from metarl.published import VARIANTS, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OWN = "#1f5fa8"
 PUBLISHED = {"MAML": "#c44e1f", "pretrained": "#8a6d00", "random": "#777777", "oracle": "#222222"}
 PUBLISHED |= {"siamese": "#b8860b", "matching": "#5f7f3a", "prototypical": "#8b3a62"}
+PUBLISHED |= dict.fromkeys(VARIANTS, PUBLISHED["MAML"])
 REFERENCES = ("#2e8b57", "#7b4fa3", "#a8326e", "#3a8f9e")
 STEPS, OWN_POINTS = ("#9ecae1", "#4292c6", "#08519c"), "#7b4fa3"
 MOST_TASKS = 100

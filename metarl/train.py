@@ -278,8 +278,9 @@ def draw(training: Training, run: Any, curve: Any) -> None:
     from metarl.evaluate import examples_figure
     from metarl.figures import adaptation_figure
 
+    from metarl.selection import published_beside
     settings, i = training.settings, training.iteration
-    run.figure("adaptation", adaptation_figure(curve, published=settings.problem.published()), i)
+    run.figure("adaptation", adaptation_figure(curve, published=published_beside(settings)), i)
     if (drawn := examples_figure(training.problem, training.meta, settings, curve)) is not None:
         run.figure("examples", drawn, i)
 

@@ -83,7 +83,7 @@ def test_it_is_evaluated_beside_maml_on_the_same_tasks(tmp_path, capsys):
         error = f"{beside['half_interval_95'][step]:.4f}"
         assert rows[step] == [str(step), "0.4", f"{beside['mean_accuracy'][step]:.4f}", error]
     (line,) = [line for line in said.splitlines() if line.startswith("published: ")]
-    assert "MAML, Finn et al. 2017: 0.9870 after 3 steps" in line
+    assert "MAML, Finn et al. 2017, 1 query of each class: 0.9870 after 3 steps" in line
     assert "prototypical, Snell et al. 2017: 0.9880" in line
     assert "; transductive: " in found["protocol"]
     assert found["published"]["siamese"]["source"] == "Koch et al. 2015"
