@@ -1,4 +1,4 @@
-"""``python -m metarl.evaluate runs/<run>``: returns by gradient step, on held-out tasks."""
+"""``python -m metarl.evaluate runs/<run>``: returns, errors or accuracies by gradient step, on held-out tasks."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
         prog="python -m metarl.evaluate",
-        description="Adapt to held-out tasks; write returns by gradient step to <run>/evaluation/.",
+        description="Adapt to held-out tasks; write returns, errors or accuracies, whatever the run "
+        "is measured by, for every gradient step to <run>/evaluation/.",
         epilog="What is left out is as the run was configured. Several runs: also their aggregate.",
     )
     add = result.add_argument
@@ -118,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="RUN",
-        help="show another run on the same tasks, or 'random': the untrained policy; repeatable",
+        help="show another run on the same tasks, or 'random': the untrained network; repeatable",
     )
     add(
         "--render",
