@@ -12,7 +12,7 @@ from metarl.building import opened_problem
 from metarl.curves import Curve, aggregate
 from metarl.errors import UserError, run_command
 from metarl.metastate import meta_from_tensors
-from metarl.schema import Config, FineTuning, Inner, RLConfig
+from metarl.schema import Config, ExamplesConfig, FineTuning, Inner, RLConfig
 from metarl.seeding import Key, Stream, generator
 from metarl.selection import Selected, published_beside, references, select
 
@@ -63,6 +63,9 @@ def evaluate_meta(
         tasks=tasks,
         per_task=values,
         protocol=settings.protocol,
+        transductive=settings.network.transductive
+        if isinstance(settings, ExamplesConfig)
+        else None,
     )
 
 
