@@ -116,6 +116,18 @@ def test_a_variant_of_maml_is_shown_beside_its_own_numbers(name, changes, shown)
     assert beside(name, *changes) == shown
 
 
+@pytest.mark.parametrize(
+    "missing",
+    [
+        *("inner.learn_rates=false", "inner.learn_rates=layer", "inner.multi_step_until=0"),
+        *("inner.per_step_normalisation=false", "inner.first_order=true"),
+    ],
+)
+def test_a_part_of_maml_plus_plus_is_not_the_whole(missing):
+    (label,) = beside("miniimagenet_5way_1shot", *PLUS, missing)
+    assert not label.startswith("MAML++")
+
+
 def test_the_learners_that_compare_stay_beside_a_variant():
     rows = published.beside(published.few_shot("omniglot", 20, 1), "Reptile")
     assert [row.name for row in rows] == ["Reptile", "siamese", "matching", "prototypical"]
