@@ -24,25 +24,34 @@ class Measure(NamedTuple):
         digits: decimals that say something.
         higher_is_better: whether adaptation should raise it.
         data: what it is the mean of: ``episodes`` or ``queries``.
-        beside: what is shown beside the mean, keys of ``STATISTICS``.
+        per: whose data are counted: those of each task, or of each class.
+        beside: what is shown beside the mean, keys of ``STATISTICS``; the first is the mean's error.
     """
 
     label: str
     digits: int
     higher_is_better: bool
     data: str
+    per: str
     beside: tuple[str, ...]
 
     def text(self, value: float) -> str:
         """A value in its decimals."""
         return f"{value:.{self.digits}f}"
 
+    @property
+    def error(self) -> Statistic:
+        """Of the mean, in tables and figures alike."""
+        return STATISTICS[self.beside[0]]
+
 
 INTERVAL, QUERIES = "half_interval_95", "queries"
 MEASURES = {
-    "return": Measure("average return", 2, True, "episodes", ("standard_error",)),
-    "accuracy": Measure("accuracy", 4, True, QUERIES, (INTERVAL,)),
-    "mse": Measure("mean squared error", 3, False, QUERIES, (INTERVAL, "median", "not_finite")),
+    "return": Measure("average return", 2, True, "episodes", "task", ("standard_error",)),
+    "accuracy": Measure("accuracy", 4, True, QUERIES, "class", (INTERVAL,)),
+    "mse": Measure(
+        "mean squared error", 3, False, QUERIES, "task", (INTERVAL, "median", "not_finite")
+    ),
 }
 
 
@@ -60,6 +69,7 @@ class Curve:
         tasks: the held-out tasks, ``[M, D]``.
         per_task: mean over the data, ``[S + 1, M]``.
         protocol: how they were measured, in words.
+        transductive: whether a prediction depends on other query examples; None: nothing is predicted.
     """
 
     title: str
@@ -71,11 +81,25 @@ class Curve:
     tasks: Array
     per_task: Array
     protocol: str = ""
+    transductive: bool | None = None
 
     @property
     def kind(self) -> Measure:
         """What is known of the measure."""
         return MEASURES[self.measure]
+
+    @property
+    def conditions(self) -> str:
+        """What decides the level of predictions, in a few words; empty where nothing is predicted."""
+        if self.transductive is None:
+            return ""
+        queries = f"{self.amount} {'query' if self.amount == 1 else 'queries'}"
+        kind = "transductive" if self.transductive else "not transductive"
+        return f"{queries} of each {self.kind.per}, {kind}"
+
+    def named_beside(self, name: str, curve: Curve) -> str:
+        """The name of this reference, and its conditions where they are not those of ``curve``."""
+        return name if self.conditions == curve.conditions else f"{name} ({self.conditions})"
 
     @property
     def steps(self) -> list[int]:
@@ -114,11 +138,13 @@ class Statistic(NamedTuple):
     Attributes:
         heading: in a table.
         of: its values, ``[S + 1]``.
+        in_words: what is drawn, to be read after "mean".
         counts: it is a number of tasks, not of the measure's kind.
     """
 
     heading: str
     of: Callable[[Curve], Array]
+    in_words: str = ""
     counts: bool = False
 
     def text(self, curve: Curve, step: int) -> str:
@@ -128,8 +154,10 @@ class Statistic(NamedTuple):
 
 
 STATISTICS = {
-    "standard_error": Statistic("s.e.", lambda curve: curve.standard_error),
-    INTERVAL: Statistic("± 95 %", lambda curve: NORMAL_95 * curve.standard_error),
+    "standard_error": Statistic("s.e.", lambda curve: curve.standard_error, "± s.e."),
+    INTERVAL: Statistic(
+        "± 95 %", lambda curve: NORMAL_95 * curve.standard_error, "and 95 % interval"
+    ),
     "median": Statistic("median", lambda curve: curve.median),
     "not_finite": Statistic("not finite", lambda curve: curve.not_finite, counts=True),
 }

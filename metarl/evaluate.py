@@ -1,4 +1,4 @@
-"""``python -m metarl.evaluate runs/<run>``: returns by gradient step, on held-out tasks."""
+"""``python -m metarl.evaluate runs/<run>``: returns, errors or accuracies by gradient step, on held-out tasks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from metarl.building import opened_problem
 from metarl.curves import Curve, aggregate
 from metarl.errors import UserError, run_command
 from metarl.metastate import meta_from_tensors
-from metarl.schema import Config, FineTuning, Inner, RLConfig
+from metarl.schema import Config, ExamplesConfig, FineTuning, Inner, RLConfig
 from metarl.seeding import Key, Stream, generator
-from metarl.selection import Selected, references, select
+from metarl.selection import Selected, published_beside, references, select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,6 +65,9 @@ def evaluate_meta(
         tasks=tasks,
         per_task=values,
         protocol=settings.protocol,
+        transductive=settings.network.transductive
+        if isinstance(settings, ExamplesConfig)
+        else None,
     )
 
 
@@ -96,7 +99,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
         prog="python -m metarl.evaluate",
-        description="Adapt to held-out tasks; write returns by gradient step to <run>/evaluation/.",
+        description="Adapt to held-out tasks; write returns, errors or accuracies, whatever the run "
+        "is measured by, for every gradient step to <run>/evaluation/.",
         epilog="What is left out is as the run was configured. Several runs: also their aggregate.",
     )
     add = result.add_argument
@@ -120,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="RUN",
-        help="show another run on the same tasks, or 'random': the untrained policy; repeatable",
+        help="show another run on the same tasks, or 'random': the untrained network; repeatable",
     )
     add(
         "--render",
@@ -215,7 +219,7 @@ def _evaluate_run(
             else _reference(other, curve.iteration)
             for name, other in beside.items()
         }
-        rows = settings.problem.published()
+        rows = published_beside(settings)
         found = report.Report(path.name, curve, settings.model_dump(mode="json"), others, rows)
         report.show(*report.table(found))
         if line := report.published_line(found):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from metarl.curves import Curve
-from metarl.published import Row
+from metarl.published import VARIANTS, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 OWN = "#1f5fa8"
 PUBLISHED = {"MAML": "#c44e1f", "pretrained": "#8a6d00", "random": "#777777", "oracle": "#222222"}
 PUBLISHED |= {"siamese": "#b8860b", "matching": "#5f7f3a", "prototypical": "#8b3a62"}
+PUBLISHED |= dict.fromkeys(VARIANTS, PUBLISHED["MAML"])
 REFERENCES = ("#2e8b57", "#7b4fa3", "#a8326e", "#3a8f9e")
 STEPS, OWN_POINTS = ("#9ecae1", "#4292c6", "#08519c"), "#7b4fa3"
 MOST_TASKS = 100
-OWN_LABEL, TASKS_LABEL = "this run, mean ± s.e. over tasks", "this run, single tasks"
+TASKS_LABEL = "this run, single tasks"
 
 
 class Panel(NamedTuple):
@@ -46,26 +47,29 @@ class Panel(NamedTuple):
 def adaptation_figure(
     curve: Curve, references: Mapping[str, Curve] | None = None, published: Sequence[Row] = ()
 ) -> Figure:
-    """The adaptation curve: mean and standard error over tasks, single tasks faint.
+    """The adaptation curve: mean and its error over tasks, as the table has it; single tasks faint.
 
     Args:
-        curve: of the trained policy.
-        references: other policies' curves by name, such as an untrained one's.
+        curve: of the trained network.
+        references: other networks' curves by name, such as an untrained one's.
         published: numbers drawn beside, dashed.
     """
     figure = _empty_figure(6.4, 5.0)
     axes = figure.add_subplot()
-    _draw_tasks(axes, curve)
-    _draw_mean(axes, curve, OWN_LABEL, OWN)
-    for (name, other), colour in zip((references or {}).items(), cycle(REFERENCES), strict=False):
+    own = f"this run, mean {curve.kind.error.in_words} over tasks"
+    _draw_mean(axes, curve, own, OWN)
+    others = {other.named_beside(name, curve): other for name, other in (references or {}).items()}
+    for (label, other), colour in zip(others.items(), cycle(REFERENCES), strict=False):
         draw = _draw_mean if other.rates else _draw_constant
-        draw(axes, other, name, colour)
+        draw(axes, other, label, colour)
     shown = [row for row in published if row.within(curve.steps)]
     for row in shown:
         _draw_published(axes, row, curve.steps)
+    tasks = _draw_tasks(axes, curve)
     axes.set_xlabel("gradient steps")
     axes.set_ylabel(curve.kind.label)
-    axes.set_title(f"{curve.title}, iteration {curve.iteration}", fontsize="medium")
+    title = f"{curve.title}, iteration {curve.iteration}\n{curve.conditions}"
+    axes.set_title(title.rstrip(), fontsize="medium")
     axes.set_xticks(curve.steps)
     axes.margins(x=0.04)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
@@ -73,7 +77,7 @@ def adaptation_figure(
     axes.spines[["top", "right"]].set_visible(False)
     # Matplotlib lists lines before lines with error bars; here one's own come first.
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    labels = [OWN_LABEL, TASKS_LABEL, *(references or {}), *(row.label for row in shown)]
+    labels = [own, tasks, *others, *(row.label for row in shown)]
     handles = [entries[label] for label in labels]
     figure.legend(
         handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small"
@@ -114,7 +118,14 @@ def _empty_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
-def _draw_tasks(axes: Axes, curve: Curve) -> None:
+def _draw_tasks(axes: Axes, curve: Curve) -> str:
+    """Single tasks behind what is drawn already; returns their label.
+
+    A task's error has no bound: one that explodes would press the means, which tell methods apart, on the axis.
+    So the axis of errors goes from 0 to the means and their intervals, whatever single tasks do.
+    """
+    _, high = axes.get_ylim()
+    values = curve.per_task[:, :MOST_TASKS]
     alpha = 0.35 if len(curve.tasks) <= 10 else 0.15
     # Markers, so that something is seen where no step was taken.
     style: dict[str, Any] = {
@@ -123,20 +134,27 @@ def _draw_tasks(axes: Axes, curve: Curve) -> None:
         "linewidth": 0.8,
         "marker": ".",
         "markersize": 3,
+        "zorder": 1.5,
     }
-    lines = axes.plot(curve.steps, curve.per_task[:, :MOST_TASKS], **style)
-    lines[0].set_label(TASKS_LABEL)
+    lines = axes.plot(curve.steps, values, **style)
+    label = TASKS_LABEL
+    if not curve.kind.higher_is_better and np.isfinite(curve.mean).any():
+        axes.set_ylim(-0.05 * high, high)
+        beyond = int((values > high).any(axis=0).sum())
+        label += f" ({beyond} of {values.shape[1]} leave the picture)" if beyond else ""
+    lines[0].set_label(label)
+    return label
 
 
 def _draw_mean(axes: Axes, curve: Curve, label: str, colour: str) -> None:
     style: dict[str, Any] = {"linewidth": 2.0, "marker": "o", "markersize": 5, "capsize": 4}
-    error = np.nan_to_num(curve.standard_error)
+    error = np.nan_to_num(curve.kind.error.of(curve))
     axes.errorbar(curve.steps, curve.mean, error, color=colour, label=label, zorder=3, **style)
 
 
 def _draw_constant(axes: Axes, curve: Curve, label: str, colour: str) -> None:
     """A reference that takes no step, such as an oracle, is the same beside every step."""
-    mean, error = float(curve.mean[0]), float(np.nan_to_num(curve.standard_error[0]))
+    mean, error = float(curve.mean[0]), float(np.nan_to_num(curve.kind.error.of(curve)[0]))
     axes.axhline(mean, color=colour, label=label, linewidth=2.0, zorder=3)
     axes.axhspan(mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
 
@@ -150,5 +168,6 @@ def _draw_published(axes: Axes, row: Row, steps: Sequence[int]) -> None:
     shown = [step for step in steps if step < len(row.mean)]
     error = [row.standard_error[step] if step < len(row.standard_error) else 0.0 for step in shown]
     mean = [row.mean[step] for step in shown]
-    style |= {"linestyle": "--", "marker": "s", "markersize": 4, "capsize": 2}
+    # Small and on top, because a value that was reproduced lies under one's own.
+    style |= {"linestyle": "--", "marker": "s", "markersize": 4, "capsize": 2, "zorder": 4}
     axes.errorbar(shown, mean, error, **style)

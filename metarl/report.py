@@ -34,9 +34,9 @@ class Report:
 
     Attributes:
         run: its name.
-        curve: of the trained policy.
+        curve: of the trained network.
         settings: what else decides the numbers, as JSON values.
-        references: curves of other policies on the same tasks, by name.
+        references: curves of other networks on the same tasks, by name.
         published: numbers to show beside.
     """
 
@@ -110,7 +110,7 @@ def write_aggregate(found: Seeds, folder: Path) -> Path:
     """
     centre, low, high = found.aggregate
     content = {
-        "environment": found.curves[0].title,
+        **_title(found.curves[0]),
         "steps": found.curves[0].steps,
         "seeds": list(found.seeds),
         "per_seed_mean": [curve.mean.tolist() for curve in found.curves],
@@ -127,7 +127,7 @@ def to_json(report: Report) -> dict[str, Any]:
     """Everything that was measured, and what it takes to measure it again."""
     return {
         "run": report.run,
-        "environment": report.curve.title,
+        **_title(report.curve),
         "iteration": report.curve.iteration,
         "seed": report.curve.seed,
         "protocol": report.curve.protocol,
@@ -155,8 +155,10 @@ def to_csv(report: Report) -> str:
 
 
 def table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: step, rate, mean and standard error of each policy, the published means by step."""
-    curves = {f"mean {report.curve.measure}": report.curve, **report.references}
+    """Header and rows: step, rate, mean and its error of each network, the published means by step."""
+    curves = {f"mean {report.curve.measure}": report.curve}
+    for name, curve in report.references.items():
+        curves[curve.named_beside(name, report.curve)] = curve
     kind, longest = report.curve.kind, max(curves.values(), key=lambda curve: len(curve.steps))
     published = [row for row in report.published if row.stands_beside(longest.steps)]
     header = ["step", "rate"]
@@ -225,8 +227,14 @@ def show(
         print(writable(line.rstrip(), stream), file=stream)
 
 
+def _title(curve: Curve) -> dict[str, str]:
+    """The environment of returns, the problem of anything else."""
+    return {"environment" if curve.measure == "return" else "problem": curve.title}
+
+
 def _curve(curve: Curve) -> dict[str, Any]:
     written = dict.fromkeys(("standard_error", *curve.kind.beside))
+    predicted = {} if curve.transductive is None else {"transductive": curve.transductive}
     return {
         "steps": curve.steps,
         f"mean_{curve.measure}": _finite(curve.mean),
@@ -235,6 +243,7 @@ def _curve(curve: Curve) -> dict[str, Any]:
         "tasks": curve.tasks.tolist(),
         "rates": list(curve.rates),
         curve.kind.data: curve.amount,
+        **predicted,
     }
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation is of: runs with the settings to evaluate them with, and the references beside them."""
+"""What an evaluation is of: runs with the settings to evaluate them with, and what is shown beside them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from metarl import config
+from metarl import config, published
 from metarl.errors import UserError
-from metarl.schema import Config, Inner
+from metarl.published import Row
+from metarl.schema import Config, Inner, SupervisedConfig
 
 if TYPE_CHECKING:
     from metarl.checkpoints import Checkpoint
@@ -97,3 +98,28 @@ def references(
         other = other.changed([f"{key}={value}" for key, value in changes.items()])
         found[name if other.title in found else other.title] = other
     return found
+
+
+def published_beside(settings: Config) -> tuple[Row, ...]:
+    """The published results to show beside a run: on its tasks, of its variant of MAML."""
+    return published.beside(settings.problem.published(), method(settings))
+
+
+def method(settings: Config) -> str:
+    """The variant of MAML that the settings are, by its published name; MAML where they are none alone."""
+    if not isinstance(settings, SupervisedConfig):
+        return "MAML"
+    inner = settings.inner
+    plus = (
+        inner.learn_rates == "layer_step"
+        and inner.per_step_normalisation
+        and inner.multi_step_until > 0
+    )
+    are = {
+        "Reptile": settings.outer.objective == "reptile",
+        "FOMAML": inner.first_order,
+        "ANIL": inner.adapt in ("head", ("head.*",)),
+        "MAML++": plus,
+    }
+    found = [name for name, is_one in are.items() if is_one]
+    return found[0] if len(found) == 1 else "MAML"

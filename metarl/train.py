@@ -278,8 +278,9 @@ def evaluate(training: Training, run: Any, metrics: dict[str, float], display: A
             draw(training, run, curve)
         shown = ", ".join(map(curve.kind.text, curve.mean))
         steps = " after 0.. steps" if len(names) > 1 else ""
+        conditions = f" ({curve.conditions})" if curve.conditions else ""
         display.note(
-            f"iteration {training.iteration}: {measure}{steps} on validation tasks: {shown}"
+            f"iteration {training.iteration}: {measure}{steps} on validation tasks: {shown}{conditions}"
         )
     after = curve.mean[min(settings.inner.steps, len(curve.mean) - 1)]
     return float(after if curve.kind.higher_is_better else -after)
@@ -289,9 +290,10 @@ def draw(training: Training, run: Any, curve: Any) -> None:
     """Keep the pictures of an evaluation."""
     from metarl.evaluate import examples_figure
     from metarl.figures import adaptation_figure
+    from metarl.selection import published_beside
 
     settings, i = training.settings, training.iteration
-    run.figure("adaptation", adaptation_figure(curve, published=settings.problem.published()), i)
+    run.figure("adaptation", adaptation_figure(curve, published=published_beside(settings)), i)
     if (drawn := examples_figure(training.problem, training.meta, settings, curve)) is not None:
         run.figure("examples", drawn, i)
 

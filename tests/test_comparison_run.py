@@ -1,6 +1,7 @@
 """Learners that compare through the commands: train, resume, evaluate beside MAML, mistakes."""
 
 import json
+import re
 from pathlib import Path
 
 import folders
@@ -85,7 +86,8 @@ def test_it_is_evaluated_beside_maml_on_the_same_tasks(tmp_path, capsys):
         *(tmp_path / "maml", "iterations=1", "evaluation.steps=2", "outer.tasks=2"), path=MAML
     )
     siamese = run_of(tmp_path / "siamese", "inner.rule=siamese", "iterations=1")
-    assert "on validation tasks: 0." in capsys.readouterr().out
+    (line,) = re.findall("on validation tasks: 0.*", capsys.readouterr().out)[-1:]
+    assert line.endswith(" (3 queries of each class, transductive)")
     assert evaluate([str(own), "--reference", str(maml), "--reference", str(siamese)]) == 0
     said = capsys.readouterr().out
     found = json.loads((own / "evaluation" / "adaptation.json").read_text())
@@ -95,13 +97,15 @@ def test_it_is_evaluated_beside_maml_on_the_same_tasks(tmp_path, capsys):
     beside = found["references"][maml.parent.name]
     assert beside["steps"] == [0, 1, 2]
     assert beside["tasks"] == found["tasks"]
+    assert beside["transductive"] is found["transductive"] is True
+    assert found["problem"] == "omniglot, 5-way 1-shot"
     rows = [line.split() for line in said.splitlines() if line.strip()[:2] in {"0 ", "1 ", "2 "}]
     assert rows[0][:2] == ["0", f"{found['mean_accuracy'][0]:.4f}"]
     for step in (1, 2):
         error = f"{beside['half_interval_95'][step]:.4f}"
         assert rows[step] == [str(step), "0.4", f"{beside['mean_accuracy'][step]:.4f}", error]
     (line,) = [line for line in said.splitlines() if line.startswith("published: ")]
-    assert "MAML, Finn et al. 2017: 0.9870 after 3 steps" in line
+    assert "MAML, Finn et al. 2017, 1 query of each class: 0.9870 after 3 steps" in line
     assert "prototypical, Snell et al. 2017: 0.9880" in line
     assert "; transductive: " in found["protocol"]
     assert found["published"]["siamese"]["source"] == "Koch et al. 2015"

@@ -36,6 +36,14 @@ def evaluate(*arguments):
     return main([str(argument) for argument in arguments])
 
 
+def test_the_help_speaks_of_every_measure(capsys):
+    with pytest.raises(SystemExit):
+        evaluate("--help")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "write returns, errors or accuracies, whatever the run is measured by" in said
+    assert "policy" not in said
+
+
 def result(run, name="adaptation.json"):
     return json.loads((run / "evaluation" / name).read_text())
 

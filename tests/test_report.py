@@ -1,11 +1,14 @@
 """The table and the JSON of an evaluation: their names, and what stands where there is no number."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from metarl.curves import Curve
+from metarl.curves import Curve, aggregate
 from metarl.published import Row
-from metarl.report import Report, table, to_json
+from metarl.report import Report, Seeds, table, to_json, write_aggregate
 
 VALUES = np.array([[1.0, 3.0, 8.0], [2.0, np.nan, 4.0], [0.5, 0.5, 0.5]])
 
@@ -40,7 +43,33 @@ def test_a_nan_is_printed_and_what_is_not_published_is_not():
 )
 def test_the_names_in_the_file_are_those_of_the_problem(measure, names):
     found = to_json(report(measure))
-    always = {"run", "environment", "iteration", "seed", "protocol", "references", "published"}
+    title = "environment" if measure == "return" else "problem"
+    always = {"run", title, "iteration", "seed", "protocol", "references", "published"}
     always |= {"settings", "versions", "steps", "tasks", "rates"}
     assert found.keys() == always | names | {f"mean_{measure}", f"per_task_{measure}"}
     assert found[f"mean_{measure}"] == [4.0, None, 0.5]
+    assert found[title] == "X"
+
+
+@pytest.mark.parametrize(("measure", "title"), [("return", "environment"), ("mse", "problem")])
+def test_an_aggregate_names_its_tasks_as_its_runs_do(measure, title, tmp_path):
+    curves = [report(measure, VALUES[:1]).curve] * 2
+    found = Seeds((1, 2), curves, aggregate(curves, np.random.default_rng(0)))
+    written = json.loads(write_aggregate(found, tmp_path).read_text())
+    assert written[title] == "X"
+    assert not {"environment", "problem"} - {title} & written.keys()
+
+
+def test_a_reference_that_predicts_otherwise_says_so_in_the_table_and_in_the_file():
+    own = replace(report("accuracy").curve, transductive=True)
+    others = {"alike": own, "other": replace(own, transductive=False)}
+    found = Report("run", own, {}, others)
+    header, _ = table(found)
+    assert header[2::2] == [
+        *("mean accuracy", "alike", "other (2 queries of each class, not transductive)")
+    ]
+    written = to_json(found)
+    assert written["transductive"] is True
+    kept = {name: curve["transductive"] for name, curve in written["references"].items()}
+    assert kept == {"alike": True, "other": False}
+    assert {curve["queries"] for curve in written["references"].values()} == {2}

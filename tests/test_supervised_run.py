@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarl import config, runs
+from metarl import config, figures, runs
 from metarl.evaluate import main as evaluate
 from metarl.train import main as train
 
@@ -53,7 +53,11 @@ def test_a_run_in_two_parts_is_the_uninterrupted_one(tmp_path, variant):
     folders.assert_same_run(parts, whole)
 
 
-def test_metrics_board_and_pictures_follow_the_problem(tmp_path, capsys):
+def test_metrics_board_and_pictures_follow_the_problem(tmp_path, capsys, monkeypatch):
+    drawn = []
+    figure = figures.adaptation_figure
+    note = lambda *given, **named: drawn.append(figure(*given, **named)) or drawn[-1]  # noqa: E731
+    monkeypatch.setattr(figures, "adaptation_figure", note)
     run = run_of(tmp_path, "iterations=2")
     lines = runs.read_metrics(run)
     assert {"loss/pre", "loss/post", "outer/loss", "outer/grad_norm"} <= lines[0].keys()
@@ -62,6 +66,9 @@ def test_metrics_board_and_pictures_follow_the_problem(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("sinusoid, 5-shot, 3 tasks x 5 support and 5 query points, on cpu")
     assert "mse after 0.. steps on validation tasks" in said
+    conditions = "4 queries of each task, not transductive"
+    assert f"({conditions})\n" in said
+    assert [each.axes[0].get_title().splitlines()[1] for each in drawn] == [conditions]
     board = EventAccumulator(str(run)).Reload()
     layout = board.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     assert b"^loss/pre$" in layout
