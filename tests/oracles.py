@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
-from metarl.data import Episodes, Params
+from metarl.data import Episodes, Examples, MetaBatch, Params
 
 
 def written_out_loss(name: str, log_prob: Tensor, base: Tensor, e: Episodes) -> Tensor:
@@ -44,3 +46,49 @@ def plain_policy_gradient(policy: nn.Module, params: Params, episodes: Episodes)
         name: torch.zeros_like(leaf) if value is None else value
         for (name, leaf), value in zip(leaves.items(), gradient, strict=True)
     }
+
+
+def slow_post_update(
+    net: nn.Module,
+    theta: Params,
+    data: MetaBatch[Examples],
+    weights: Sequence[float],
+    rates: Sequence[Params],
+    own: Sequence[Params] = (),
+    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.mse_loss,
+) -> Tensor:
+    """Σ_k w_k L(φ_k; query), the mean over tasks: one after another, by autograd on the module itself.
+
+    Args:
+        net: the module.
+        theta: what every task adapts from; a graph leads back to it.
+        data: of M tasks.
+        weights: of the query loss after 0 to K steps.
+        rates: of each step, by name; a parameter without one is not adapted.
+        own: parameters that steps 0 to K have of their own, in place of theta's; empty: none.
+        loss: of predictions and targets, a scalar.
+    """
+
+    def at(params: Params, examples: Examples, step: int) -> Tensor:
+        params = params | own[step] if own else params
+        predictions = torch.func.functional_call(net, params, (examples.x,))
+        return loss(predictions, examples.y)
+
+    total = torch.zeros((), dtype=data.query.x.dtype)
+    for task in range(len(data.query.x)):
+        *known, query = (
+            Examples(part.x[task], part.y[task]) for part in (*data.support, data.query)
+        )
+        params = theta
+        total = total + weights[0] * at(params, query, 0)
+        for step, examples in enumerate(known):
+            chosen = {name: params[name] for name in rates[step]}
+            slopes = torch.autograd.grad(
+                *(at(params, examples, step), list(chosen.values())), create_graph=True
+            )
+            params = params | {
+                name: value - rates[step][name] * slope
+                for (name, value), slope in zip(chosen.items(), slopes, strict=True)
+            }
+            total = total + weights[step + 1] * at(params, query, step + 1)
+    return total / len(data.query.x)
