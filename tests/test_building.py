@@ -145,6 +145,7 @@ def test_rates_and_normalisation_have_the_shapes_that_the_settings_ask_for(learn
     assert {each.dtype for part in meta for each in part.values()} == {torch.float64}
     assert all((value == 0.01).all() for value in meta.rates.values())
     assert problem.learner.per_step == norms.keys()
+    assert problem.learner.update.adapted == own.keys()
 
 
 def test_what_images_are_read_and_how_they_are_drawn(asked):
@@ -162,6 +163,23 @@ def test_what_images_are_read_and_how_they_are_drawn(asked):
     assert problem.network.convs[3].weight.shape == (3, 3, 3, 3)
     assert problem.pool is not None
     problem.close()
+
+
+def test_every_setting_of_a_network_reaches_it():
+    conv = ["network.filters=2", "network.blocks=3", "network.initialisation=truncated_normal"]
+    pooled, strided = (
+        make_problem(load("omniglot_5way_1shot", *conv, how), "cpu", 1).network
+        for how in ("network.downsampling=pool", "network.downsampling=stride")
+    )
+    assert (pooled.features, strided.features) == (2 * (SIDE // 8) ** 2, 2)
+    small = make_problem(load("sinusoid_5shot"), "cpu", 1).network
+    assert len(strided.convs) == 3
+    for layer in (strided.convs[0], small.layers[0]):
+        assert 0 < layer.weight.abs().max() <= 0.02
+    settings = load("sinusoid_5shot", "network={kind: gru, hidden_size: 3}", "problem.queries=8")
+    problem = make_problem(settings, "cpu", 1)
+    assert problem.network.hidden_size == 3
+    assert problem.source.queries == 8
 
 
 @pytest.mark.parametrize("adapt", ["all", "head"])
