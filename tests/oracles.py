@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -106,9 +106,9 @@ def slow_post_update(
     weights: Sequence[float],
     rates: Sequence[Params],
     own: Sequence[Params] = (),
-    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.mse_loss,
+    first_order: bool = False,
 ) -> Tensor:
-    """Σ_k w_k L(φ_k; query), the mean over tasks: one after another, by autograd on the module itself.
+    """Σ_k w_k L(φ_k; query), the mean over tasks, one after another, by autograd on the module; L is the squared error.
 
     Args:
         net: the module.
@@ -117,13 +117,13 @@ def slow_post_update(
         weights: of the query loss after 0 to K steps.
         rates: of each step, by name; a parameter without one is not adapted.
         own: parameters that steps 0 to K have of their own, in place of theta's; empty: none.
-        loss: of predictions and targets, a scalar.
+        first_order: whether inner gradients are constants.
     """
 
     def at(params: Params, examples: Examples, step: int) -> Tensor:
         params = params | own[step] if own else params
         predictions = torch.func.functional_call(net, params, (examples.x,))
-        return loss(predictions, examples.y)
+        return nn.functional.mse_loss(predictions, examples.y)
 
     total = torch.zeros((), dtype=data.query.x.dtype)
     for task in range(len(data.query.x)):
@@ -138,7 +138,7 @@ def slow_post_update(
                 *(at(params, examples, step), list(chosen.values())), create_graph=True
             )
             params = params | {
-                name: value - rates[step][name] * slope
+                name: value - rates[step][name] * (slope.detach() if first_order else slope)
                 for (name, value), slope in zip(chosen.items(), slopes, strict=True)
             }
             total = total + weights[step + 1] * at(params, query, step + 1)

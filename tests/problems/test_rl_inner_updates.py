@@ -12,15 +12,13 @@ from metarl.functional.params import flatten_meta
 from metarl.problems.protocol import Variant
 
 TASKS = np.array([[0.5, -0.2], [-0.7, 0.1]])
-K, LR, BEGINS = 2, 0.2, 3
+LR, BEGINS = 0.2, 3
 
 
-def setting(learn, **settings):
+def setting(learn, steps=2, **settings):
     """A problem in float64, its meta-parameters, no two of whose rates are equal, and what they collect."""
-    problem = support.target_problem(
-        *({"size": 2, "random_end": True}, 3, 3),
-        **{"steps": K, "lr": LR, "learn_rates": learn, "dtype": torch.float64, **settings},
-    )
+    given = {"steps": steps, "lr": LR, "learn_rates": learn, "dtype": support.DOUBLE, **settings}
+    problem = support.target_problem({"size": 2, "random_end": True}, 3, 3, **given)
     meta = support.double_meta(problem)
     for index, value in enumerate(meta.rates.values()):
         value.mul_(1 + torch.rand(value.shape, generator=support.random_generator(index)))
@@ -32,13 +30,13 @@ def slow_gradient(problem, meta, batch, **settings):
     theta, rates = (
         {name: value.clone().requires_grad_() for name, value in part.items()} for part in meta
     )
-    learn, constant = problem.adaptation.learn_rates, dict.fromkeys(theta, LR)
+    learn, steps = problem.adaptation.learn_rates, problem.adaptation.steps
     of_steps = [
         {name: value[step] if learn == "layer_step" else value for name, value in rates.items()}
-        for step in range(K)
+        for step in range(steps)
     ]
     loss = slow_surrogate(
-        *(problem.policy, theta, batch, of_steps if learn else [constant] * K),
+        *(problem.policy, theta, batch, of_steps if learn else [dict.fromkeys(theta, LR)] * steps),
         **{"estimator": problem.adaptation.estimator, **settings},
     )
     gradient = torch.autograd.grad(loss, [*theta.values(), *rates.values()])
@@ -72,7 +70,7 @@ def test_the_order_is_first_until_its_iteration_and_second_from_there_on(
 @pytest.mark.parametrize("variant", [Variant(clip=0.3), Variant(exploration=0.4)])
 def test_promp_and_e_maml_adapt_with_the_same_rates(variant, learn):
     """Where the data were collected no ratio is clipped: ProMP without its penalty is the surrogate."""
-    problem, meta, batch = setting(learn)
+    problem, meta, batch = setting(learn, steps=3)
     loss, gradient = slow_gradient(problem, meta, batch, exploration=variant.exploration)
     found = problem.objective(meta, batch, variant).linearise(flatten_meta(meta))
     support.close(found.outcome.loss, loss, 1e-12)
