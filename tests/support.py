@@ -17,7 +17,7 @@ from metarl.functional.layered import Architecture
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems.credit import Sampling
 from metarl.problems.environments import EnvironmentFamily
-from metarl.problems.protocol import Problem
+from metarl.problems.protocol import LearnRates, Problem
 from metarl.problems.rl import Adaptation, RLProblem
 from metarl.seeding import Key, Stream, generator
 
@@ -266,18 +266,20 @@ def target_problem(
     steps: int = 1,
     lr: float = 0.1,
     first_order: bool = False,
+    second_order_from: int = 0,
     estimator: str = "lvc",
-    learn_rates: bool = False,
+    learn_rates: LearnRates = False,
     observe_task: bool = False,
     **settings: Any,
 ) -> RLProblem:
     """Meta-learning of target actions; ``settings`` go to RLProblem."""
     policy = lambda o, a, g: GaussianMLP(o, a, hidden, "tanh", std, generator=g)  # noqa: E731
+    update = InnerUpdate(lr, first_order, second_order_from=second_order_from)
     return RLProblem(
         EnvironmentFamily("support:Target-v0", env or {}, horizon, observe_task),
         make_policy or policy,
         Sampling(episodes, discount),
-        Adaptation(steps, InnerUpdate(lr, first_order), estimator, learn_rates),
+        Adaptation(steps, update, estimator, learn_rates),
         **settings,
     )
 

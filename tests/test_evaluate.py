@@ -1,15 +1,13 @@
 """Evaluation as a function: the paper's protocol, and returns that are known in closed form."""
 
 import numpy as np
-import pytest
 import torch
 from folders import tiny_settings
 from support import initial_meta, target_return
 
-from metarl.building import make_problem, opened_problem
+from metarl.building import opened_problem
 from metarl.data import Meta
 from metarl.evaluate import evaluate_meta, rate_schedule
-from metarl.functional.adapt import InnerUpdate
 from metarl.seeding import Key, Stream, generator
 
 TARGET = "problem.env=support:Target-v0"
@@ -103,19 +101,3 @@ class TestProtocol:
             with opened_problem(chosen) as problem:
                 values.append(evaluate_meta(problem, initial_meta(problem), chosen, 3))
         assert (values[0].per_task == values[1].per_task).all()
-
-
-def test_every_setting_reaches_the_problem(tmp_path):
-    chosen = tiny_settings(
-        *(tmp_path, "problem.discount=0.9", "problem.gae_lambda=0.8", "inner.first_order=true"),
-        *("network.activation=tanh", "network.initial_std=0.5", "inner.estimator=dice"),
-        *("outer.curvature=autograd", "inner.steps=2"),
-    )
-    problem = make_problem(chosen, "cpu", 1)
-    assert tuple(problem.sampling) == (2, 0.9, 0.8)
-    assert (problem.adaptation.steps, problem.adaptation.estimator) == (2, "dice")
-    assert problem.adaptation.update == InnerUpdate(0.5, first_order=True)
-    assert problem.policy.activation == "tanh"
-    assert problem.policy.log_std.exp().tolist() == pytest.approx([0.5, 0.5])
-    assert problem.arch is None
-    problem.close()
