@@ -84,7 +84,7 @@ class SupervisedProblem:
         learner: how the support is learned from: `Adaptation`, the inner loop of gradient steps, or one of
             :mod:`metarl.problems.embedding`.
         tasks_at_once: C; None: all. 1 is the loop over tasks, which large networks on a CPU want, and modules that
-            ``vmap`` does not serve, such as torch's own normalisation layers.
+            ``vmap`` does not serve, such as torch's recurrent layers.
         device: of networks and examples.
         threads: Python threads that share the chunks of tasks.
         dtype: of parameters and examples.
@@ -114,8 +114,9 @@ class SupervisedProblem:
                 "a network with buffers keeps state between tasks, which adaptation cannot share; "
                 "take normalisation layers with track_running_stats=False, or metarl.nets.layers."
             )
-        # Under vmap torch's affine normalisation has wrong second derivatives, without an error, and nn.GRU no rule.
-        by_one = any(isinstance(each, NOT_MAPPED) for each in self.network.modules())
+        # vmap has no rule for torch's recurrent layers. It serves the normalisation layers, as derivatives are taken
+        # outside of it: inside their second ones are wrong, without an error.
+        by_one = any(isinstance(each, nn.RNNBase) for each in self.network.modules())
         self.tasks_at_once = 1 if by_one else tasks_at_once
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.mapper: Mapper = self.pool.map if self.pool else map
@@ -255,8 +256,3 @@ class SupervisedProblem:
 
 EVALUATED_AT_ONCE, DRAWN = 200, 4
 """Tasks, where they are not taken one by one: a bound on memory; those that are drawn."""
-
-NOT_MAPPED = (
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RNNBase),
-)
