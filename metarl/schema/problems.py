@@ -170,7 +170,8 @@ class Images(Section):
 
     def queries_text(self, queries: int | None) -> str:
         """So many query data in words."""
-        return f"{queries or self.amount} query images of each class"
+        count = queries or self.amount
+        return f"{count} query image{'s' * (count > 1)} of each class"
 
     @property
     def tasks(self) -> dict[str, Any]:
