@@ -106,7 +106,8 @@ def test_an_environment_has_been_called_once_it_has_returned(monkeypatch):
 def test_a_rank_that_hangs_elsewhere_is_named_later(vigils, monkeypatch):
     monkeypatch.setattr(liveness, "SLOW", 0.6)
     began = time.monotonic()
-    vigils[0].begin_wait()
+    for each in (vigils[0], vigils[2]):
+        each.begin_wait()
     (end,) = wait_for_end(vigils[0])
     assert end.rank == 1
     assert end.cause.startswith("hangs: no progress for")
