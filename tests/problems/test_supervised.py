@@ -45,7 +45,7 @@ def slow_curve(network, theta, support_, query, rates):
     for step in range(len(rates) + 1):
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         call = lambda x, own=leaves: torch.func.functional_call(network, own, (x,))  # noqa: E731
-        values.append(float(((call(query.x) - query.y) ** 2).mean()))
+        values.append(float(((call(query.x) - query.y) ** 2).mean().detach()))
         if step < len(rates):
             loss = ((call(support_.x) - support_.y) ** 2).mean()
             gradient = torch.autograd.grad(loss, list(leaves.values()))
