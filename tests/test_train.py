@@ -16,9 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from metarl import checkpoints, config, figures, runs
 from metarl import train as training_program
 from metarl.building import opened_problem
+from metarl.command_line import read_command_line
 from metarl.evaluate import evaluate_meta
 from metarl.seeding import Stream, generator
-from metarl.train import main, read_command_line
+from metarl.train import main
 
 CONFIG = Path(__file__).parent.parent / "configs" / "nav2d.yaml"
 SMALL = [
