@@ -225,45 +225,6 @@ def test_a_network_that_keeps_state_is_refused():
         problem(network=lambda g: nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2)))
 
 
-def test_parameters_that_need_no_gradient_are_neither_adapted_nor_trained():
-    def make(generator):
-        network = nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1))
-        nn.init.constant_(network[0].weight, 0.5).requires_grad_(False)
-        return network
-
-    made = problem(network=make)
-    meta, _, batch = drawn(made, 3)
-    assert list(meta.theta) == ["0.bias", "2.weight", "2.bias"]
-    (before,) = made.predictions(meta, batch.support[0], batch.query.x, [])
-    (b, v, c), x = meta.theta.values(), batch.query.x
-    expected = torch.tanh(0.5 * x + b) @ v.T + c
-    torch.testing.assert_close(before, expected)
-    start = made.objective(meta, batch, Variant()).linearise(flatten_meta(meta))
-    assert len(start.gradient) == 3 + 3 + 1
-
-
-@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
-def test_torchs_recurrent_layers_are_taken_one_task_at_a_time(kind):
-    class Sequence(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell, self.head = kind(1, 3), nn.Linear(3, 1)
-
-        def forward(self, x):
-            return self.head(self.cell(x)[0])
-
-    made = problem(network=lambda _: Sequence())
-    meta, _, batch = drawn(made, 2)
-    start = made.objective(meta, batch, Variant()).linearise(flatten_meta(meta))
-    step = 1e-3 * start.gradient / start.gradient.norm()
-    losses = [
-        made.objective(meta, batch, Variant()).evaluate(flatten_meta(meta) + sign * step).loss
-        for sign in (1, -1)
-    ]
-    slope = float(losses[0] - losses[1]) / 2e-3
-    assert slope == pytest.approx(float(start.gradient.norm()), rel=0.02)
-
-
 def test_the_picture_shows_truth_support_and_predictions():
     made = problem()
     meta, tasks, _ = drawn(made, 6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import support
 import torch
@@ -18,11 +20,23 @@ from metarl.problems.supervised import SupervisedProblem
 from metarl.seeding import Stream, generator
 
 TASKS, K, LR = 3, 2, 0.05
+KINDS = (nn.GRU, nn.LSTM, nn.RNN)
 
 
 def between(*layers):
     """Two linear layers and what stands between them."""
     return lambda _: nn.Sequential(nn.Linear(1, 6), *layers, nn.Tanh(), nn.Linear(6, 1))
+
+
+class Sequence(nn.Module):
+    """A layer of torch's over the points as a sequence; vmap has no rule for it."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.cell, self.head = kind(1, 3), nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.head(self.cell(x)[0])
 
 
 MODULES = {
@@ -35,6 +49,7 @@ MODULES = {
         nn.Unflatten(1, (2, 3, 1)), nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten(1)
     ),
     "recurrent": lambda g: GRU((1,), 1, 4, g),
+    **{f"torch's {kind.__name__}": partial(lambda kind, _: Sequence(kind), kind) for kind in KINDS},
 }
 
 
@@ -61,3 +76,22 @@ def test_the_meta_gradient_is_that_of_a_loop_over_tasks(name, tasks_at_once, fir
     expected = torch.autograd.grad(loss, list(leaves.values()))
     support.close(found.outcome.loss, loss, 1e-12)
     support.close(found.gradient, torch.cat([each.flatten() for each in expected]), 1e-11)
+
+
+def test_parameters_that_need_no_gradient_are_neither_adapted_nor_trained():
+    def make(generator):
+        network = nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1))
+        nn.init.constant_(network[0].weight, 0.5).requires_grad_(False)
+        return network
+
+    made = SupervisedProblem(Sinusoid(4, 5), make, learner=Adaptation(2, InnerUpdate(LR)))
+    meta = made.initial_meta(generator(0, Stream.INITIALISATION))
+    tasks = made.sample_tasks(3, generator(0, Stream.TRAIN_TASKS))
+    batch, _ = made.collect(meta, tasks, support.KEY)
+    assert list(meta.theta) == ["0.bias", "2.weight", "2.bias"]
+    (before,) = made.predictions(meta, batch.support[0], batch.query.x, [])
+    (b, v, c), x = meta.theta.values(), batch.query.x
+    expected = torch.tanh(0.5 * x + b) @ v.T + c
+    torch.testing.assert_close(before, expected)
+    start = made.objective(meta, batch, Variant()).linearise(flatten_meta(meta))
+    assert len(start.gradient) == 3 + 3 + 1
