@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from metarl.functional.gaussian_mlp import (
     policy_gradient,
     taped_policy_gradient,
 )
-from metarl.functional.layered import Architecture, Layered, log_std, order
+from metarl.functional.layered import Architecture, Layered, Order, log_std, order
 from metarl.functional.objectives import (
     Linearisation,
     Objective,
@@ -46,6 +46,8 @@ from metarl.functional.tasks import (
     keep_first,
     take,
 )
+
+Found = TypeVar("Found")
 
 
 class Query(NamedTuple):
@@ -226,42 +228,72 @@ def objective(
     Returns:
         A function of θ as a vector ``[P]``, in the order of ``like``; with a preconditioner.
     """
-    surrogate, ordered = Surrogate(arch, estimator, inner), order(arch, like)
-    count = joined_count(batch, join)
     cut = chunks(count_tasks(batch), together)
     parts = [take(batch, each) for each in cut]
     seen = parts if share == 1.0 else [_first_episodes(part, share) for part in parts]
+    surrogate, most = Surrogate(arch, estimator, inner), count_kept(cut, kept)
+    total, ordered = joined_count(batch, join), order(arch, like)
+    tasks = _Tasks(surrogate, parts, seen, most, total, like, ordered, mapper, join)
+    return Objective(tasks.evaluate, tasks.linearise)
 
-    def evaluate(vector: Tensor) -> Outcome:
-        theta = ordered.layers(vector)
-        return mean_outcome(mapper(lambda part: surrogate.evaluate(theta, part), parts), join)
 
-    def linearise(vector: Tensor) -> Linearisation:
-        theta, most = ordered.layers(vector), count_kept(cut, kept)
-        exact = lambda index: surrogate.activations(theta, parts[index])  # noqa: E731
-        some = lambda index: surrogate.activations(theta, parts[index], seen[index])  # noqa: E731
-        activations = keep_first(exact if seen is parts else some, most)
-        derived = activations if seen is parts else exact
+class _Tasks(NamedTuple):
+    """A meta-batch in parts, and how what is found for the parts becomes one.
+
+    Attributes:
+        seen: what the products see of the parts: the parts themselves, or some of their episodes.
+        most: parts whose activations are kept.
+        total: M, of all processes.
+    """
+
+    surrogate: Surrogate
+    parts: list[MetaBatch[Episodes]]
+    seen: list[MetaBatch[Episodes]]
+    most: int
+    total: int
+    like: Params
+    ordered: Order
+    mapper: Mapper
+    join: Join
+
+    def evaluate(self, vector: Tensor) -> Outcome:
+        """Loss and KL at θ ``[P]``."""
+        theta = self.ordered.layers(vector)
+        found = self._of_each(lambda index: self.surrogate.evaluate(theta, self.parts[index]))
+        return mean_outcome(found, self.join)
+
+    def linearise(self, vector: Tensor) -> Linearisation:
+        """Gradient, curvature and preconditioner at θ ``[P]``."""
+        theta = self.ordered.layers(vector)
+        exact = lambda index: self.surrogate.activations(theta, self.parts[index])  # noqa: E731
+        derived = activations = keep_first(exact, self.most)
+        if self.seen is not self.parts:
+            some = lambda index: self.surrogate.activations(  # noqa: E731
+                theta, self.parts[index], self.seen[index]
+            )
+            derived, activations = exact, keep_first(some, self.most)
 
         def derive(index: int) -> tuple[Outcome, Tensor]:
             at = derived(index)
-            return at.query.outcome, surrogate.gradient(parts[index], at)
+            return at.query.outcome, self.surrogate.gradient(self.parts[index], at)
 
         def curvature(tangent: Tensor) -> Tensor:
-            shaped = ordered.layers(tangent)
-
-            def product(index: int) -> Tensor:
-                return surrogate.product(seen[index], activations(index), shaped)
-
-            rows = join(torch.cat(list(mapper(product, range(len(parts))))))
-            return ordered.vector(rows.sum(0)) / count
+            shaped, product = self.ordered.layers(tangent), self.surrogate.product
+            return self._mean(
+                self._of_each(lambda index: product(self.seen[index], activations(index), shaped))
+            )
 
         def precondition(damping: float) -> Callable[[Tensor], Tensor]:
-            factors = mapper(lambda index: surrogate.factors(activations(index)), range(len(parts)))
-            return kfac.preconditioner(arch, factors, like, damping, join)
+            factors = self._of_each(lambda index: self.surrogate.factors(activations(index)))
+            return kfac.preconditioner(self.surrogate.arch, factors, self.like, damping, self.join)
 
-        outcomes, gradients = zip(*mapper(derive, range(len(parts))), strict=True)
-        gradient = ordered.vector(join(torch.cat(gradients)).sum(0)) / count
-        return Linearisation(mean_outcome(outcomes, join), gradient, curvature, precondition)
+        outcomes, gradients = zip(*self._of_each(derive), strict=True)
+        outcome = mean_outcome(outcomes, self.join)
+        return Linearisation(outcome, self._mean(gradients), curvature, precondition)
 
-    return Objective(evaluate, linearise)
+    def _of_each(self, function: Callable[[int], Found]) -> list[Found]:
+        return list(self.mapper(function, range(len(self.parts))))
+
+    def _mean(self, rows: Sequence[Tensor]) -> Tensor:
+        """Rows ``[C, P]`` of every part to their mean over all tasks, ``[P]``."""
+        return self.ordered.vector(self.join(torch.cat(tuple(rows))).sum(0)) / self.total

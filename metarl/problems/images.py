@@ -115,13 +115,12 @@ class FewShotImages:
         ways, shots = tasks.shape[1] // 2, self.episodes.shots
         pixels = np.empty((len(tasks), ways, shots + queries, *self.input_shape), np.uint8)
         for index, (task, row) in enumerate(zip(pixels, tasks.astype(np.int64), strict=True)):
-            first, later = key.generator(0, index), key.generator(draw, index)
+            rng, later = key.generator(0, index), key.generator(draw, index) if draw else None
             for images, number, turn in zip(task, row[:ways], row[ways:], strict=True):
                 own = self._images(number)
-                order = first.permutation(len(own))
-                if draw:
-                    order = np.delete(order, slice(shots, shots + self.queries))
-                    order = later.permutation(order)
+                order = rng.permutation(len(own))
+                if later:
+                    order = later.permutation(np.delete(order, slice(shots, shots + self.queries)))
                 images[:] = np.rot90(own[order[: shots + queries]], turn, axes=(-2, -1))
         x = torch.from_numpy(pixels).float() / 255.0
         y = torch.arange(ways)[:, None].expand(len(tasks), ways, shots + queries)
@@ -145,7 +144,7 @@ class FewShotImages:
         return TURNS if split in self.rotated else 1
 
     def _images(self, number: int) -> NDArray[np.uint8]:
-        """Of a class."""
+        """Of a class, ``[I, C, H, W]``."""
         name = max((first, name) for name, first in self._first.items() if first <= number)[1]
         split, index = self.splits[name], number - self._first[name]
         start, end = split.starts[index : index + 2]

@@ -96,10 +96,9 @@ class RLProblem:
     ) -> None:
         self.environments, self.sampling, self.adaptation = environments, sampling, adaptation
         self.name, self.estimator = environments.env, ESTIMATORS[adaptation.estimator]
-        self.device, self.threads = torch.device(device), threads
+        self.device, self.dtype, self.threads = torch.device(device), dtype, threads
         self.chunk = self.fitting = chunk
-        self.curvature_share, self.dtype = curvature_share, dtype
-        self.make_policy = make_policy
+        self.curvature_share, self.make_policy = curvature_share, make_policy
         self.policy = self._new_policy(0)
         self.arch: Architecture | None = None
         plain = not adaptation.learn_rates and adaptation.update.adapted is None
@@ -201,11 +200,20 @@ class RLProblem:
         """The outer objective of ``variant`` at a meta-iteration, in closed form where that exists."""
         update = self.adaptation.update.at(iteration)
         if variant != Variant():
-            task_objective = self.task_objective(variant, update)
-            return objectives.by_autograd(task_objective, batch, meta, self.mapper, join=join)
+            loss = self.task_objective(variant, update)
+            return objectives.by_autograd(loss, batch, meta, self.mapper, join=join)
         if self.fitting is None:
             self.fitting = self._tasks_that_fit(meta, batch)
         return self._surrogate(meta, batch, update, self.mapper, self.fitting, join)
+
+    def task_objective(self, variant: Variant, update: InnerUpdate) -> TaskObjective:
+        """The objective of one task, for autograd."""
+        arguments = self._act, self.estimator, update
+        if variant.clip is not None:
+            return objectives.clipped_surrogate(*arguments, variant.clip, variant.kl_coefficient)
+        if variant.exploration:
+            return objectives.exploring_surrogate(*arguments, variant.exploration)
+        return objectives.surrogate(*arguments)
 
     def adaptation_curve(
         self,
@@ -257,15 +265,6 @@ class RLProblem:
 
     def _act(self, params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.functional_call(self._own_policy(), params, (obs,))
-
-    def task_objective(self, variant: Variant, update: InnerUpdate) -> TaskObjective:
-        """The objective of one task, for autograd."""
-        arguments = self._act, self.estimator, update
-        if variant.clip is not None:
-            return objectives.clipped_surrogate(*arguments, variant.clip, variant.kl_coefficient)
-        if variant.exploration:
-            return objectives.exploring_surrogate(*arguments, variant.exploration)
-        return objectives.surrogate(*arguments)
 
     def _surrogate(
         self,
