@@ -142,9 +142,11 @@ def of_each(change, batch: MetaBatch) -> MetaBatch:
     return MetaBatch(tuple(change(each) for each in batch.support), change(batch.query))
 
 
-def with_share(pair: Pair, batch: MetaBatch, share: float, **settings) -> Linearisation:
+def with_share(
+    pair: Pair, batch: MetaBatch, share: float, inner: InnerUpdate = InnerUpdate(LR), **settings
+) -> Linearisation:
     policy = support.make_policy("tanh", (3, 5, 4, 2), 1e-6)
-    given = support.architecture(policy), ESTIMATORS["dice"], InnerUpdate(LR), batch, pair.theta
+    given = support.architecture(policy), ESTIMATORS["dice"], inner, batch, pair.theta
     return closed_form.objective(*given, share=share, **settings).linearise(pair.vector)
 
 
@@ -168,6 +170,16 @@ def test_a_share_of_the_episodes_bends_what_all_of_them_adapt(steps, kept):
     support.close(half.curvature(tangent), exact.curvature(tangent), TOLERANCE)
     other = with_share(pair, pair.batch, 0.5).curvature(tangent)
     assert (other - exact.curvature(tangent)).norm() > 0.01 * other.norm()
+
+
+def test_all_episodes_adapt_whatever_share_of_them_bends():
+    """Without second derivatives what is left of the support is where it leads to: φ."""
+    pair, inner = make_pair("dice", 2), InnerUpdate(LR, first_order=True)
+    found = with_share(pair, pair.batch, 0.5, inner)
+    half = pair.batch._replace(query=first_half(pair.batch.query))
+    expected = with_share(pair, half, 1.0, inner)
+    tangent = support.normal(60, len(pair.vector))
+    assert torch.equal(found.curvature(tangent), expected.curvature(tangent))
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5])
