@@ -22,7 +22,7 @@ from measuring import rounds, scaling, sizes
 from measuring.report import Report, parser
 from measuring.scaling import Cluster, Model, Traffic
 
-from metarl.ranks import Alone, connected
+from metarl.distributed.ranks import Alone, connected
 from metarl.schema import Config
 from metarl.train import meta_iteration
 from metarl.training import Training

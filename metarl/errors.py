@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-from metarl.plaintext import writable
+from metarl.presentation.plaintext import writable
 
 MISTAKE, INTERRUPTED, TERMINATED, PIPE_CLOSED = 2, 130, 143, 141
 LONGEST = 300
@@ -22,12 +22,12 @@ GRACE = 3.0
 """Seconds that a call of an environment has to return once the process shall end."""
 EXPECTED = {
     "metarl.config": ("ConfigError",),
-    "metarl.record": ("RunError",),
-    "metarl.checkpoints": ("CheckpointError",),
+    "metarl.storage.record": ("RunError",),
+    "metarl.storage.checkpoints": ("CheckpointError",),
     "metarl.datasets": ("DatasetError",),
-    "metarl.failures": ("EnvironmentFailureError",),
-    "metarl.liveness": ("RankEndedError",),
-    "metarl.nonfinite": ("NonFiniteError",),
+    "metarl.checks.failures": ("EnvironmentFailureError",),
+    "metarl.distributed.liveness": ("RankEndedError",),
+    "metarl.checks.nonfinite": ("NonFiniteError",),
     "metarl.problems.environments": ("UnusableEnvironmentError",),
     "metarl.problems.images": ("UnusableImagesError",),
     "metarl.errors": ("UserError",),
@@ -127,7 +127,9 @@ def end_at_once(number: int, _frame: FrameType | None = None) -> NoReturn:
     """
     interrupted = number == signal.SIGINT
     sentence, code = ("interrupted", INTERRUPTED) if interrupted else ("terminated", TERMINATED)
-    failures = sys.modules.get("metarl.failures")  # who has not loaded it steps no environment
+    failures = sys.modules.get(
+        "metarl.checks.failures"
+    )  # who has not loaded it steps no environment
     call = failures.Naming.longest_open() if failures else None
     if call:
         sentence += f" in environment {call.place()}"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from metarl.building import opened_problem
 from metarl.curves import Curve, aggregate
 from metarl.errors import UserError, run_command
-from metarl.metastate import meta_from_tensors
 from metarl.schema import Config, ExamplesConfig, FineTuning, Inner, RLConfig
 from metarl.seeding import Key, Stream, generator
 from metarl.selection import Selected, published_beside, references, select
+from metarl.storage.metastate import meta_from_tensors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -198,7 +198,7 @@ def _evaluate_run(
     chosen: Selected, beside: Mapping[str, Selected | None], options: argparse.Namespace
 ) -> Curve:
     """Evaluate a run's checkpoint, print the table and write the files."""
-    from metarl import report
+    from metarl.presentation import report
 
     path, checkpoint, settings, _ = chosen
     print(
@@ -262,7 +262,7 @@ def _check_aggregate(chosen: Sequence[Selected]) -> None:
 
 def _aggregate(curves: Sequence[Curve], seeds: Sequence[int], folder: Path | None) -> None:
     """Show runs of several seeds as one, and write that to the folder if there is one."""
-    from metarl import report
+    from metarl.presentation import report
 
     found = report.Seeds(seeds, curves, aggregate(curves, generator(0, Stream.EVALUATION_DATA)))
     report.show(*report.aggregate_table(found))

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl import conformance
+from metarl.checks import conformance
+from metarl.checks.failures import Naming
 from metarl.data import Params
-from metarl.failures import Naming
 from metarl.sampler import Sampler, Wave, by_columns
 
 

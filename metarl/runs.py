@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
-from metarl import checkpoints, config, disk, system
-from metarl.board import Board
-from metarl.checkpoints import Origin
+from metarl import config, system
 from metarl.config import Config, ConfigError
-from metarl.finding import (
+from metarl.presentation.board import Board
+from metarl.storage import checkpoints, disk
+from metarl.storage.checkpoints import Origin
+from metarl.storage.finding import (
     CONFIG,
     SYSTEM,
     check_unsaved,
@@ -25,7 +26,7 @@ from metarl.finding import (
     find_run,
     newest_checkpoint,
 )
-from metarl.record import METRICS, Record, RunError, finite, metrics_until, read_metrics
+from metarl.storage.record import METRICS, Record, RunError, finite, metrics_until, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

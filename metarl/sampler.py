@@ -20,11 +20,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from metarl import conformance
+from metarl.checks import conformance
+from metarl.checks.failures import EnvironmentFailureError, Naming, name_of, with_task
+from metarl.checks.nonfinite import check
 from metarl.data import Params
-from metarl.failures import EnvironmentFailureError, Naming, name_of, with_task
 from metarl.functional.tasks import Mapper, take
-from metarl.nonfinite import check
 from metarl.seeding import Key
 
 

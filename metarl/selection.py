@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from metarl import config, published
+from metarl import config
 from metarl.errors import UserError
-from metarl.published import Row
+from metarl.presentation import published
+from metarl.presentation.published import Row
 from metarl.schema import Config, Inner, SupervisedConfig
 
 if TYPE_CHECKING:
-    from metarl.checkpoints import Checkpoint
+    from metarl.storage.checkpoints import Checkpoint
 
 RANDOM = "random"
 """What names the untrained network as a reference."""

@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl import config, disk
+from metarl import config
 from metarl.errors import UserError, is_expected, run_command
 from metarl.schema import Config
 from metarl.search_space import Space, read_space
+from metarl.storage import disk
 
 STUDY, BEST = "study.db", "best.yaml"
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from metarl import disk
-from metarl.record import RunError
+from metarl.storage import disk
+from metarl.storage.record import RunError
 
 PACKAGES = {"metarl": "metarl-torch", "torch": "torch", "mujoco": "mujoco"} | {
     name: name

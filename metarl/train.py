@@ -17,8 +17,8 @@ from typing import Any
 
 from metarl import config
 from metarl.command_line import read_command_line
-from metarl.plaintext import writable
-from metarl.ranks import ALONE, Alone, Unrecorded, connected, silence
+from metarl.distributed.ranks import ALONE, Alone, Unrecorded, connected, silence
+from metarl.presentation.plaintext import writable
 from metarl.schema import Config, config_of
 from metarl.training import Training
 
@@ -131,9 +131,9 @@ def train(training: Training, run: Any) -> int:
     Returns:
         Exit code: 0, or 128 plus the signal that ended it; its checkpoint is saved then.
     """
-    from metarl.display import Display
-    from metarl.guard import validated
+    from metarl.checks.guard import validated
     from metarl.interrupts import Interrupts
+    from metarl.presentation.display import Display
 
     settings, ranks = training.settings, training.ranks
     stream = ranks.on_first(lambda: None, silence)
@@ -172,7 +172,7 @@ def train(training: Training, run: Any) -> int:
 
 def meta_iteration(training: Training) -> dict[str, float]:
     """Sample tasks, collect their data, take one outer step; returns what to log."""
-    from metarl.guard import Guard
+    from metarl.checks.guard import Guard
     from metarl.seeding import Key, Stream, generator
 
     settings, problem, meta = training.settings, training.problem, training.meta
@@ -235,7 +235,7 @@ def evaluate(training: Training, run: Any, metrics: dict[str, float], display: A
 def draw(training: Training, run: Any, curve: Any) -> None:
     """Keep the pictures of an evaluation."""
     from metarl.evaluate import examples_figure
-    from metarl.figures import adaptation_figure
+    from metarl.presentation.figures import adaptation_figure
     from metarl.selection import published_beside
 
     settings, i = training.settings, training.iteration

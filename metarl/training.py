@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.ranks import ALONE, Alone
+from metarl.distributed.ranks import ALONE, Alone
 from metarl.schema import Config
 
 if TYPE_CHECKING:
-    from metarl.checkpoints import Origin
+    from metarl.storage.checkpoints import Origin
 
 
 class Training:
@@ -51,13 +51,13 @@ class Training:
 
     def fingerprint(self) -> str:
         """A few letters that change with any bit of what is learned."""
-        from metarl.metastate import fingerprint
+        from metarl.storage.metastate import fingerprint
 
         return fingerprint(self._contents()[0])
 
     def spread(self) -> None:
         """Take over what the first process has restored."""
-        from metarl.checkpoints import Checkpoint, pack, unpack
+        from metarl.storage.checkpoints import Checkpoint, pack, unpack
 
         moment = lambda: Checkpoint(Path(), self.iteration, *self._contents(), None)  # noqa: E731
         told = self.ranks.from_first(moment, pack, unpack)
@@ -71,7 +71,7 @@ class Training:
 
     def _contents(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Tensors and plain values of a checkpoint."""
-        from metarl.metastate import meta_to_tensors, outer_to_tensors
+        from metarl.storage.metastate import meta_to_tensors, outer_to_tensors
 
         memory, values = self.outer.state()
         tensors = meta_to_tensors(self.meta) | outer_to_tensors(memory)
@@ -87,7 +87,8 @@ class Training:
             CheckpointError: none of its checkpoints can be used.
             RunError: its checkpoints are gone.
         """
-        from metarl import checkpoints, runs
+        from metarl import runs
+        from metarl.storage import checkpoints
 
         found, refused = runs.newest_checkpoint(run, self.restore)
         for reason in refused:
@@ -104,7 +105,7 @@ class Training:
 
     def restore(self, checkpoint: Any) -> None:
         """Continue from a checkpoint; CheckpointError, and nothing changed, where it does not fit."""
-        from metarl.metastate import meta_from_tensors, restore_outer
+        from metarl.storage.metastate import meta_from_tensors, restore_outer
 
         meta = meta_from_tensors(checkpoint.tensors, self.meta)
         self.env_steps = restore_outer(self.outer, checkpoint, meta, self.device)

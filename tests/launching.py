@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from metarl.liveness import Vigil
-from metarl.processes import Ranks
+from metarl.distributed.liveness import Vigil
+from metarl.distributed.processes import Ranks
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

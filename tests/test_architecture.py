@@ -16,7 +16,8 @@ ALLOWED = {
     "metarl.nets": ["torch"],
     "metarl.datasets": [
         *("numpy", "PIL"),
-        *(f"metarl.{name}" for name in ("disk", "errors", "plaintext", "sealed")),
+        *("metarl.errors", "metarl.presentation.plaintext"),
+        *("metarl.storage.disk", "metarl.storage.sealed"),
     ],
 }
 LAYERS = [

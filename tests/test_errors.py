@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from metarl.checks.failures import Naming
 from metarl.config import ConfigError
 from metarl.errors import UserError, foreign, is_expected, run_command
-from metarl.failures import Naming
 
 
 def fail(error):
@@ -51,13 +51,13 @@ def test_every_kind_of_expected_error_is_there():
     from gymnasium.error import DependencyNotInstalled
 
     from envs import SimulationError
-    from metarl.checkpoints import CheckpointError
+    from metarl.checks.failures import EnvironmentFailureError
+    from metarl.checks.nonfinite import NonFiniteError
     from metarl.datasets import DatasetError
     from metarl.errors import EXPECTED
-    from metarl.failures import EnvironmentFailureError
-    from metarl.nonfinite import NonFiniteError
     from metarl.problems.environments import UnusableEnvironmentError
-    from metarl.record import RunError
+    from metarl.storage.checkpoints import CheckpointError
+    from metarl.storage.record import RunError
 
     kinds = [CheckpointError, RunError, UnusableEnvironmentError, EnvironmentFailureError]
     kinds += [DatasetError, NonFiniteError]

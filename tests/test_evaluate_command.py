@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from metarl import config, runs
 from metarl.building import opened_problem
 from metarl.evaluate import evaluate_meta, main
-from metarl.metastate import meta_to_tensors
+from metarl.storage.metastate import meta_to_tensors
 
 
 def make_run(tmp_path, *overrides, seed=1, iterations=(2, 3), group="tiny"):

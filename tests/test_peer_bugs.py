@@ -9,8 +9,8 @@ import pytest
 import support
 import torch
 
+from metarl.checks.failures import EnvironmentFailureError
 from metarl.data import Meta
-from metarl.failures import EnvironmentFailureError
 from metarl.functional import baseline, gaussian, returns
 from metarl.functional.params import flatten_meta
 from metarl.functional.tasks import take

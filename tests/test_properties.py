@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, ValidationError
 from pydantic.fields import FieldInfo
 
-from metarl import checkpoints, config
+from metarl import config
 from metarl.problems.environments import EnvironmentFamily
 from metarl.sampler import LoopVectorEnv, Sampler
 from metarl.schema import CONFIGS, RULES, Config
 from metarl.schema.base import Section
 from metarl.seeding import Key, Stream
+from metarl.storage import checkpoints
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 LIMITS = ("ge", "gt", "le", "lt", "min_length", "pattern")

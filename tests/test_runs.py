@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from metarl import config, finding, runs, system
+from metarl import config, runs, system
 from metarl.runs import Run, RunError
+from metarl.storage import finding
 
 
 def test_a_new_run_records_what_is_needed_to_repeat_it(run, settings):

@@ -12,9 +12,9 @@ import pytest
 import support
 import torch
 
-from metarl.failures import EnvironmentFailureError
+from metarl.checks.failures import EnvironmentFailureError
+from metarl.checks.nonfinite import NonFiniteError
 from metarl.functional.params import for_tasks
-from metarl.nonfinite import NonFiniteError
 from metarl.problems.environments import EnvironmentFamily, UnusableEnvironmentError
 from metarl.sampler import LoopVectorEnv, Sampler
 

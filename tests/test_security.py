@@ -27,7 +27,7 @@ ALLOWED = {
         "_package: importlib.import_module({'pillow': 'PIL'}.get(name, name))",
         "_draws: subprocess.run(command)",
     },
-    "metarl/liveness.py": {"_meet: socket.gethostname()"},
+    "metarl/distributed/liveness.py": {"_meet: socket.gethostname()"},
     "metarl/problems/environments.py": {
         "_find: importlib.import_module(module)",
         "_find: gymnasium.spec(name)",

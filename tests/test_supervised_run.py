@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarl import config, figures, runs
+from metarl import config, runs
 from metarl.evaluate import main as evaluate
+from metarl.presentation import figures
 from metarl.train import main as train
 
 CONFIG = Path(__file__).parent.parent / "configs" / "sinusoid_5shot.yaml"

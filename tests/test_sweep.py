@@ -10,10 +10,11 @@ import pytest
 import torch
 from folders import record
 
-from metarl import config, disk, runs, sweep, train
+from metarl import config, runs, sweep, train
+from metarl.checks.failures import EnvironmentFailureError
 from metarl.errors import UserError
-from metarl.failures import EnvironmentFailureError
 from metarl.search_space import Range
+from metarl.storage import disk
 
 CONFIG = Path(__file__).parent.parent / "configs" / "nav2d.yaml"
 SMALL = [

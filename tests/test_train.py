@@ -13,12 +13,14 @@ import torch
 from folders import assert_same_bits, assert_same_run, record, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarl import checkpoints, config, figures, runs
+from metarl import config, runs
 from metarl import train as training_program
 from metarl.building import opened_problem
 from metarl.command_line import read_command_line
 from metarl.evaluate import evaluate_meta
+from metarl.presentation import figures
 from metarl.seeding import Stream, generator
+from metarl.storage import checkpoints
 from metarl.train import main
 
 CONFIG = Path(__file__).parent.parent / "configs" / "nav2d.yaml"

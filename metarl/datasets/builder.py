@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from metarl import disk
 from metarl.datasets.layouts import ClassFiles, classes_of, place_of
 from metarl.datasets.locating import Located, stamp
 from metarl.datasets.pictures import decode
 from metarl.datasets.progress import Progress
 from metarl.datasets.sets import ImageSet
-from metarl.sealed import seal
+from metarl.storage import disk
+from metarl.storage.sealed import seal
 
 FORMAT = 1
 IMAGES, MANIFEST = "images.npy", "manifest.json"

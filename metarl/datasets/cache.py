@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl import disk
 from metarl.datasets.builder import FORMAT, IMAGES, MANIFEST, build
 from metarl.datasets.locating import Located, expanded, stamp
 from metarl.datasets.progress import say
 from metarl.datasets.trees import DatasetError
-from metarl.sealed import unseal
+from metarl.storage import disk
+from metarl.storage.sealed import unseal
 
 ALWAYS_SUMMED = 2**26
 """Bytes up to which the SHA-256 is taken at every start: 0.3 s on one core, six times Omniglot's."""

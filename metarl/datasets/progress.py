@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Self, TextIO
 
-from metarl.plaintext import duration, writable
+from metarl.presentation.plaintext import duration, writable
 
 SECONDS_LIVE, SECONDS_BETWEEN_LINES = 0.1, 10.0
 

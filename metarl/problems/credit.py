@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl import nonfinite
+from metarl.checks import nonfinite
 from metarl.data import Episodes
 from metarl.functional import baseline, returns
 from metarl.functional.tasks import Mapper

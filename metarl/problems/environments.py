@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from metarl import conformance
+from metarl.checks import conformance
 from metarl.errors import foreign
 from metarl.sampler import LoopVectorEnv
 

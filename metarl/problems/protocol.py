@@ -72,7 +72,8 @@ Found = TypeVar("Found")
 class Share:
     """The part of a meta-batch that this process computes, and how it comes by the rest.
 
-    This one is that of a process which has all the tasks; :class:`metarl.sharing.RankShare` is one of several.
+    This one is that of a process which has all the tasks; :class:`metarl.distributed.sharing.RankShare` is one of
+    several.
 
     Args:
         first: row of the meta-batch that the part begins with.

@@ -196,7 +196,7 @@ class SupervisedProblem:
         """The curves of the first tasks, where tasks are curves: truth, support, predictions after 0, 1, ... steps."""
         if not isinstance(self.source, Curves):
             return None
-        from metarl.figures import Panel, regression_figure
+        from metarl.presentation.figures import Panel, regression_figure
 
         tasks = tasks[:DRAWN]
         x = np.linspace(*self.source.interval, 201)

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from metarl import published
-from metarl.published import Row
+from metarl.presentation import published
+from metarl.presentation.published import Row
 from metarl.schema.base import Count, PathName, Section, impossible
 
 Scalar = bool | int | float | str

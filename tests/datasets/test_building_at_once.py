@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarl import datasets, disk
+from metarl import datasets
 from metarl.datasets import cache
 from metarl.datasets.builder import IMAGES
+from metarl.storage import disk
 
 ROOT = Path(__file__).parent.parent.parent
 

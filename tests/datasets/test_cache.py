@@ -16,7 +16,7 @@ from metarl import datasets
 from metarl.datasets import builder, cache
 from metarl.datasets.builder import IMAGES, MANIFEST
 from metarl.datasets.trees import DatasetError
-from metarl.sealed import seal
+from metarl.storage.sealed import seal
 
 
 @pytest.fixture

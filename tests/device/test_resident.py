@@ -15,11 +15,11 @@ from simulated import DEVICE, SimulatedDevice
 
 from metarl import config
 from metarl.building import make_problem
+from metarl.checks.failures import EnvironmentFailureError
+from metarl.checks.nonfinite import NonFiniteError
 from metarl.data import Meta
 from metarl.errors import UserError
-from metarl.failures import EnvironmentFailureError
 from metarl.functional.params import flatten_meta, for_tasks
-from metarl.nonfinite import NonFiniteError
 from metarl.problems.credit import Sampling
 from metarl.problems.environments import EnvironmentFamily, UnusableEnvironmentError
 from metarl.problems.protocol import Variant

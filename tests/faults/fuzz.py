@@ -22,14 +22,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metarl import checkpoints, config, runs
-from metarl.checkpoints import MANIFEST, STATE, TENSORS, Checkpoint, CheckpointError, Origin
+from metarl import config, runs
 from metarl.config import ConfigError
 from metarl.data import Meta
 from metarl.functional.trpo import TrustRegion
-from metarl.metastate import meta_from_tensors, meta_to_tensors, restore_outer
 from metarl.outer import PPO, SGD, TRPO, Adam, Descent, Outer, Schedule
-from metarl.sealed import seal
+from metarl.storage import checkpoints
+from metarl.storage.checkpoints import MANIFEST, STATE, TENSORS, Checkpoint, CheckpointError, Origin
+from metarl.storage.metastate import meta_from_tensors, meta_to_tensors, restore_outer
+from metarl.storage.sealed import seal
 
 ROOT = Path(__file__).parent.parent.parent
 SLOW_SECONDS = 20.0

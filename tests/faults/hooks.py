@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from envs.half_cheetah_vector import HalfCheetahVectorEnv
-from metarl import checkpoints, outer
+from metarl import outer
+from metarl.storage import checkpoints
 
 FILE_SYSTEM = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 

@@ -13,9 +13,10 @@ import folders
 import numpy as np
 import pytest
 
-from metarl import checkpoints, runs
-from metarl.checkpoints import MANIFEST, STATE, TENSORS
-from metarl.sealed import seal
+from metarl import runs
+from metarl.storage import checkpoints
+from metarl.storage.checkpoints import MANIFEST, STATE, TENSORS
+from metarl.storage.sealed import seal
 
 SAVED, LENGTH = 3, 5
 

@@ -15,7 +15,8 @@ import driver
 import folders
 import pytest
 
-from metarl import checkpoints, runs
+from metarl import runs
+from metarl.storage import checkpoints
 
 ITERATIONS = 8
 LENGTH = f"iterations={ITERATIONS}"

@@ -14,7 +14,8 @@ import driver
 import numpy as np
 import pytest
 
-from metarl import checkpoints, runs
+from metarl import runs
+from metarl.storage import checkpoints
 
 KILLS, ITERATIONS = 50, 90
 SETTINGS = (f"iterations={ITERATIONS}", "evaluation.every=20")

@@ -11,7 +11,8 @@ import driver
 import folders
 import pytest
 
-from metarl import checkpoints, runs
+from metarl import runs
+from metarl.storage import checkpoints
 
 # Tasks are uniform in ±1: those above 0.5 fail, so that of eight a few do, as a rule.
 TARGET = ("problem.env=support:Target-v0", "outer.tasks=8")

@@ -1,0 +1,1 @@
+"""Several processes of one run: how they meet, share the tasks, gather the results and end."""

@@ -1,0 +1,1 @@
+"""What a run keeps: files that are whole or refused."""
