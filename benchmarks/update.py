@@ -276,6 +276,7 @@ def measure(preset: str, options: argparse.Namespace, report: Report) -> bool:
 def main() -> int:
     arguments, parts = parser(__doc__), [*QUANTITIES, SOLVERS]
     arguments.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what to time")
+    arguments.add_argument("--after", metavar="RUN", help="solvers: from this run's policy on")
     options = arguments.parse_args()
     report = Report("update", options)
     torch.set_num_threads(1)

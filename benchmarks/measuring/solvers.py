@@ -20,6 +20,8 @@ from metarl.problems.protocol import Variant
 from metarl.problems.rl import RLProblem
 from metarl.schema import Config
 from metarl.seeding import Key, Stream, generator
+from metarl.storage.finding import find_checkpoint
+from metarl.storage.metastate import meta_from_tensors
 
 COLUMNS = (
     *("preset", "threads", "solver", "products", "step [ms]", "x plain", "residual"),
@@ -37,7 +39,7 @@ def regions(settings: Config) -> dict[str, TrustRegion]:
     plain = given._replace(kfac_damping=None, cg_iterations=10)
     found = {"plain": plain}
     label = f"K-FAC {damping:g}"
-    for count in (2, 3, 4, 6):
+    for count in (1, 2, 3, 4, 6):
         found[f"{label}, {count}"] = given._replace(kfac_damping=damping, cg_iterations=count)
     return found
 
@@ -79,6 +81,9 @@ def compare(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     threads = max(options.threads)
     problem = sizes.problem_of(settings, threads)
     meta = problem.initial_meta(generator(options.seed, Stream.INITIALISATION))
+    if options.after:
+        trained, _ = find_checkpoint(options.after)
+        meta = meta_from_tensors(trained.tensors, meta)
     chosen = regions(settings)
     kept: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
     for iteration in range(options.rounds):
