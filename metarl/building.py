@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from metarl.errors import UserError
-from metarl.resources import resolve_device, resolve_threads
+from metarl.resources import keep_freed_memory, resolve_device, resolve_threads
 from metarl.schema import (
     PPO,
     TRPO,
@@ -117,6 +117,8 @@ def _make_supervised(settings: ExamplesConfig, device: str, threads: int) -> Pro
     # One task's convolutions fill the cache of a core, and a cell has much to remember of every parameter; small
     # matrices are worth stacking.
     convolves = settings.network.kind == "conv" and device == "cpu"
+    if convolves:
+        keep_freed_memory()
     alone = convolves or isinstance(settings, LSTMConfig)
     tasks_at_once = 1 if alone else COMPARED_AT_ONCE if compares else None
     return SupervisedProblem(

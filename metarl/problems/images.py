@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metarl.data import Examples
 from metarl.problems.protocol import Split
@@ -126,7 +127,8 @@ class FewShotImages:
         y = torch.arange(ways)[:, None].expand(len(tasks), ways, shots + queries)
         parts = slice(shots), slice(shots, None)
         support, query = (
-            Examples(x[:, :, part].flatten(1, 2), y[:, :, part].flatten(1, 2)) for part in parts
+            Examples(_by_pixel(x[:, :, part].flatten(1, 2)), y[:, :, part].flatten(1, 2))
+            for part in parts
         )
         return support, query
 
@@ -167,3 +169,8 @@ class FewShotImages:
                 f"{key} is {queries}, but class {split.names[int(sizes.argmin())]} ({name}) has "
                 f"{smallest} images, of which problem.shots takes {shots}; lower one of them."
             )
+
+
+def _by_pixel(pictures: Tensor) -> Tensor:
+    """The same ``[..., C, H, W]``, in memory each pixel's channels together: convolution and pooling are faster."""
+    return pictures.movedim(-3, -1).contiguous().movedim(-1, -3)
