@@ -22,7 +22,7 @@ from measuring import rounds, scaling, sizes
 from measuring.report import Report, parser
 from measuring.scaling import Cluster, Model, Traffic
 
-from metarl.distributed.ranks import Alone, connected
+from metarl.distributed.ranks import Ranks, connected
 from metarl.schema import Config
 from metarl.train import meta_iteration
 from metarl.training import Training
@@ -56,7 +56,7 @@ class Counter:
         return mock.patch.object(ranks, "_all", counted)
 
 
-def measure_here(settings: Config, count: int, ranks: Alone) -> dict[str, Any]:
+def measure_here(settings: Config, count: int, ranks: Ranks) -> dict[str, Any]:
     """Iterate ``count`` times after a warm-up: seconds, what is exchanged, and how fast."""
     lines, counter = [], Counter()
     with Training(settings, ranks) as training:

@@ -17,7 +17,7 @@ from typing import Any
 
 from metarl import config
 from metarl.command_line import read_command_line
-from metarl.distributed.ranks import ALONE, Alone, Unrecorded, connected, silence
+from metarl.distributed.ranks import ALONE, Ranks, Unrecorded, connected, silence
 from metarl.presentation.plaintext import writable
 from metarl.schema import Config, config_of
 from metarl.training import Training
@@ -37,7 +37,7 @@ def _main(options: argparse.Namespace, overrides: list[str]) -> int:
         return (_resume if options.resume else _start)(options, overrides, ranks)
 
 
-def _start(options: argparse.Namespace, overrides: list[str], ranks: Alone) -> int:
+def _start(options: argparse.Namespace, overrides: list[str], ranks: Ranks) -> int:
     settings = _agreed(ranks, lambda: _load(options, overrides))
     if options.print_config:
         return _print_config(settings, ranks)
@@ -56,7 +56,7 @@ def _load(options: argparse.Namespace, overrides: list[str]) -> Config:
     return settings
 
 
-def _resume(options: argparse.Namespace, overrides: list[str], ranks: Alone) -> int:
+def _resume(options: argparse.Namespace, overrides: list[str], ranks: Ranks) -> int:
     from metarl import runs
 
     if options.fast_dev_run:
@@ -82,7 +82,7 @@ def _find_run(options: argparse.Namespace) -> Path:
     return runs.find_run(options.resume, root)
 
 
-def _agreed(ranks: Alone, load: Callable[[], Config]) -> Config:
+def _agreed(ranks: Ranks, load: Callable[[], Config]) -> Config:
     """The settings as the first process reads them: the others need no file."""
     pack = lambda settings: settings.model_dump_json().encode()  # noqa: E731
     settings = ranks.from_first(load, pack, config_of)
@@ -90,7 +90,7 @@ def _agreed(ranks: Alone, load: Callable[[], Config]) -> Config:
     return settings
 
 
-def _print_config(settings: Config, ranks: Alone) -> int:
+def _print_config(settings: Config, ranks: Ranks) -> int:
     if ranks.first:
         # Text beyond ASCII stands between double quotes, where YAML reads escapes: it stays the same setting.
         print(writable(config.dump(settings, explain=True), sys.stdout, "backslashreplace"), end="")
@@ -98,7 +98,7 @@ def _print_config(settings: Config, ranks: Alone) -> int:
 
 
 def start(
-    settings: Config, name: str, directory: str | Path | None = None, ranks: Alone = ALONE
+    settings: Config, name: str, directory: str | Path | None = None, ranks: Ranks = ALONE
 ) -> tuple[int, Path]:
     """Train in a new run of the group ``name``; the exit code of `train`, and the run's folder."""
     from metarl.runs import Run
@@ -108,7 +108,7 @@ def start(
         return train(training, run), run.path
 
 
-def resume(path: Path, settings: Config, ranks: Alone = ALONE) -> int:
+def resume(path: Path, settings: Config, ranks: Ranks = ALONE) -> int:
     """Go on with a run from its newest checkpoint that can be used; the exit code of `train`."""
     from metarl import runs
 

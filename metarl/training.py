@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.distributed.ranks import ALONE, Alone
+from metarl.distributed.ranks import ALONE, Ranks
 from metarl.schema import Config
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Training:
         ranks: the processes that share the tasks; what they hold of this is the same.
     """
 
-    def __init__(self, settings: Config, ranks: Alone = ALONE) -> None:
+    def __init__(self, settings: Config, ranks: Ranks = ALONE) -> None:
         import torch
 
         from metarl.building import make_outer, make_problem

@@ -17,7 +17,7 @@ import pytest
 import torch.distributed as dist
 
 from metarl.distributed.liveness import Vigil
-from metarl.distributed.processes import Ranks
+from metarl.distributed.processes import ConnectedRanks
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -30,14 +30,14 @@ LONG = ["iterations=100000", "evaluation.every=0", "run.checkpoint_every=1000000
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
 
-def in_ranks(size: int, work: Callable[[Ranks], Any]) -> list[Any]:
+def in_ranks(size: int, work: Callable[[ConnectedRanks], Any]) -> list[Any]:
     """``work(ranks)`` in every rank at once: the results by rank."""
     store = dist.HashStore()
 
     def run(rank: int) -> Any:
         prefix = dist.PrefixStore("group", store)
         group = dist.ProcessGroupGloo(prefix, rank, size, timedelta(seconds=60))
-        ranks = Ranks(group, Vigil(dist.PrefixStore("vigil", store), rank, size))
+        ranks = ConnectedRanks(group, Vigil(dist.PrefixStore("vigil", store), rank, size))
         try:
             return work(ranks)
         except BaseException as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.checks.nonfinite import NonFiniteError
 from metarl.data import Meta, MetaBatch
-from metarl.distributed.ranks import ALONE, Alone
+from metarl.distributed.ranks import ALONE, Ranks
 from metarl.functional.objectives import Objective
 from metarl.functional.params import flatten_meta
 from metarl.functional.tasks import take
@@ -43,7 +43,7 @@ class Guard:
         tasks: np.ndarray,
         skip: bool,
         iteration: int = 0,
-        ranks: Alone = ALONE,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.problem, self.tasks, self.skip, self.iteration = problem, tasks, skip, iteration
         self.ranks, self._count = ranks, len(tasks)

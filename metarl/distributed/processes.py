@@ -25,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from metarl import system
 from metarl.distributed.liveness import BEAT, RankEndedError, Vigil
-from metarl.distributed.ranks import Alone, Made
+from metarl.distributed.ranks import Made, Ranks
 from metarl.distributed.sharing import RankShare
 from metarl.errors import (
     MISTAKE,
@@ -44,7 +44,7 @@ FOREVER = timedelta(days=1)
 SAME = ("metarl", "torch", "mujoco", "gymnasium", "numpy", "commit")
 
 
-class Ranks(Alone):
+class ConnectedRanks(Ranks):
     """This process and the others.
 
     Args:
@@ -147,7 +147,7 @@ class Ranks(Alone):
                         f"{told[0][name]}; every process of a run needs the same."
                     )
 
-    def __enter__(self) -> Ranks:
+    def __enter__(self) -> ConnectedRanks:
         if not self.first:  # what is said of a meta-batch, every process would say
             logging.getLogger("metarl").setLevel(logging.ERROR)
         return self
@@ -215,7 +215,7 @@ class Ranks(Alone):
         return found
 
 
-def connect() -> Ranks:
+def connect() -> ConnectedRanks:
     """Meet the processes that ``torchrun`` started, by its environment variables."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -232,7 +232,7 @@ def connect() -> Ranks:
                 world_size=size,
                 timeout=FOREVER,
             )
-        ranks = Ranks(dist.group.WORLD, vigil)
+        ranks = ConnectedRanks(dist.group.WORLD, vigil)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"rank {rank} of {size} cannot meet the others at {place} ({one_line(error)}); start "

@@ -21,8 +21,8 @@ Made = TypeVar("Made")
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-class Alone:
-    """A run's only process: it has every task, and nobody to wait for.
+class Ranks:
+    """The processes of a run, as its only one sees them: it has every task, and nobody to wait for.
 
     Attributes:
         rank: of this process, from 0.
@@ -85,7 +85,7 @@ class Alone:
         pass
 
 
-ALONE = Alone()
+ALONE = Ranks()
 
 
 class Unrecorded:
@@ -114,7 +114,7 @@ def silence() -> TextIO:
     return Path(os.devnull).open("w", encoding="utf-8")
 
 
-def connected() -> Alone:
+def connected() -> Ranks:
     """This process among those that ``torchrun`` started; to be used as a context manager.
 
     Raises:

@@ -18,7 +18,7 @@ from metarl.checks.nonfinite import NonFiniteError
 from metarl.problems.protocol import Found, Share
 
 if TYPE_CHECKING:
-    from metarl.distributed.processes import Ranks
+    from metarl.distributed.processes import ConnectedRanks
 
 
 class RankShare(Share):
@@ -31,7 +31,7 @@ class RankShare(Share):
         idle: it belongs to another process, and is computed along for want of tasks; nothing of it counts.
     """
 
-    def __init__(self, ranks: Ranks, first: int, count: int, idle: bool = False) -> None:
+    def __init__(self, ranks: ConnectedRanks, first: int, count: int, idle: bool = False) -> None:
         super().__init__(first, count)
         self.ranks, self.idle = ranks, idle
 
