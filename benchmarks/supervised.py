@@ -28,7 +28,7 @@ from metarl.functional.adapt import InnerUpdate
 from metarl.functional.params import flatten_meta
 from metarl.nets.conv import Conv
 from metarl.nets.mlp import MLP
-from metarl.problems.images import Episodes, FewShotImages
+from metarl.problems.images import EpisodeSizes, FewShotImages
 from metarl.problems.learners import Adaptation
 from metarl.problems.protocol import Variant
 from metarl.problems.sinusoid import Sinusoid
@@ -88,7 +88,7 @@ def case(name: str, options: argparse.Namespace) -> Case:
         sinusoid = Sinusoid(problem.shots, problem.queries or problem.shots)
         make = lambda rng: MLP((1,), 1, network.hidden_sizes, generator=rng)  # noqa: E731
         return Case(settings, sinusoid, make, published.mlp, STACKED)
-    episodes = Episodes(problem.ways, problem.shots, problem.queries)
+    episodes = EpisodeSizes(problem.ways, problem.shots, problem.queries)
     images = FewShotImages({"train": noise(options.seed)}, episodes, rotated=["train"])
     make = lambda rng: Conv((1, 28, 28), problem.ways, network.filters, generator=rng)  # noqa: E731
     return Case(settings, images, make, published.conv, LOOP)

@@ -164,7 +164,7 @@ def _learner(
 
 
 def _source(settings: ExamplesConfig) -> Sinusoid | FewShotImages:
-    from metarl.problems.images import Episodes, FewShotImages
+    from metarl.problems.images import EpisodeSizes, FewShotImages
     from metarl.problems.sinusoid import Sinusoid
 
     problem = settings.problem
@@ -177,7 +177,7 @@ def _source(settings: ExamplesConfig) -> Sinusoid | FewShotImages:
         split: datasets.load(problem.data_set, part, problem.data, problem.side)
         for split, part in parts.items()
     }
-    episodes = Episodes(
+    episodes = EpisodeSizes(
         *(problem.ways, problem.shots, problem.queries),
         *(settings.evaluation.queries, problem.train_ways),
     )

@@ -20,7 +20,7 @@ from metarl.functional.trpo import TrustRegion
 from metarl.outer import Schedule
 from metarl.problems import rl
 from metarl.problems.embedding import Comparison, FineTuning, JointClasses
-from metarl.problems.images import Episodes
+from metarl.problems.images import EpisodeSizes
 from metarl.problems.learners import Adaptation, MetaLSTM
 from metarl.problems.protocol import Variant
 from metarl.seeding import Stream, generator
@@ -155,7 +155,7 @@ def test_what_images_are_read_and_how_they_are_drawn(asked):
     assert [(*given[:2], str(given[2]), given[3]) for given in asked] == [
         ("omniglot", part, "/there", 16) for part in ("train", "val", "test")
     ]
-    assert problem.source.episodes == Episodes(4, 2, 3, 7, 11)
+    assert problem.source.episodes == EpisodeSizes(4, 2, 3, 7, 11)
     assert problem.source.rotated == {"train"}
     assert problem.network.convs[3].weight.shape == (3, 3, 3, 3)
     assert problem.pool is not None

@@ -42,7 +42,7 @@ class ClassImages(Protocol):
         ...
 
 
-class Episodes(NamedTuple):
+class EpisodeSizes(NamedTuple):
     """How many examples of how many classes.
 
     Attributes:
@@ -84,7 +84,7 @@ class FewShotImages:
     def __init__(
         self,
         splits: Mapping[Split, ClassImages],
-        episodes: Episodes,
+        episodes: EpisodeSizes,
         rotated: Collection[Split] = (),
     ) -> None:
         self.splits, self.episodes, self.rotated = dict(splits), episodes, frozenset(rotated)

@@ -1,11 +1,11 @@
-"""Episodes of images whose every pixel tells its class, number and orientation."""
+"""EpisodeSizes of images whose every pixel tells its class, number and orientation."""
 
 import numpy as np
 import pytest
 import torch
 
 from metarl.datasets import ClassImages
-from metarl.problems.images import Episodes, FewShotImages
+from metarl.problems.images import EpisodeSizes, FewShotImages
 from metarl.seeding import Key, Stream
 
 KEY = Key(3, Stream.TRAIN_DATA, 5)
@@ -33,7 +33,9 @@ SPLITS = {
 
 
 def source(ways=3, shots=2, queries=3, evaluated=None, train_ways=None, **settings):
-    return FewShotImages(SPLITS, Episodes(ways, shots, queries, evaluated, train_ways), **settings)
+    return FewShotImages(
+        SPLITS, EpisodeSizes(ways, shots, queries, evaluated, train_ways), **settings
+    )
 
 
 def content(part):
@@ -164,6 +166,6 @@ def test_queries_of_evaluation_are_checked_before_anything_is_trained():
     with pytest.raises(ValueError, match=said):
         source(evaluated=4)
     few = {name: split(0, [9] * 3) for name in ("validation", "test")} | {"train": SPLITS["train"]}
-    made = FewShotImages(few, Episodes(3, 2, 3, evaluated=7))
+    made = FewShotImages(few, EpisodeSizes(3, 2, 3, evaluated=7))
     tasks = made.sample_tasks(2, np.random.default_rng(0), "test")
     assert made.examples(tasks, 7, KEY)[1].x.shape[1] == 21
