@@ -169,3 +169,17 @@ def test_queries_of_evaluation_are_checked_before_anything_is_trained():
     made = FewShotImages(few, EpisodeSizes(3, 2, 3, evaluated=7))
     tasks = made.sample_tasks(2, np.random.default_rng(0), "test")
     assert made.examples(tasks, 7, KEY)[1].x.shape[1] == 21
+
+
+def test_a_pixels_channels_lie_together_and_are_those_of_the_picture():
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(12, 3, SIDE, SIDE)).astype(np.uint8)
+    drawn = ClassImages(images, np.arange(0, 13, 4), ("a", "b", "c"))
+    problem = FewShotImages({"train": drawn}, EpisodeSizes(3, 2, 2))
+    tasks = problem.sample_tasks(4, rng)
+    seen = {tuple(picture.ravel()) for picture in images}
+    for part in problem.examples(tasks, 2, KEY):
+        assert part.x.shape == (4, 6, 3, SIDE, SIDE)
+        assert all(task.is_contiguous(memory_format=torch.channels_last) for task in part.x)
+        pictures = (part.x.flatten(0, 1) * 255).round().byte().flatten(1)
+        assert {tuple(picture.tolist()) for picture in pictures} <= seen
