@@ -278,7 +278,7 @@ def main() -> int:
     arguments.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what to time")
     arguments.add_argument("--after", metavar="RUN", help="solvers: from this run's policy on")
     options = arguments.parse_args()
-    report = Report("update", options)
+    report = Report("update-after" if options.after else "update", options)
     torch.set_num_threads(1)
     agreed = [measure(preset, options, report) for preset in options.presets]
     for preset in options.presets if SOLVERS in options.parts else ():
