@@ -40,14 +40,14 @@ with ThreadPoolExecutor(1) as pool:
         for _ in range(8):
             through()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(4):
+        for _ in range(16):
             through()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     command = [sys.executable, "-c", code, str(kept)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    pages = 4 * (64 << 20) // resource.getpagesize()
+    pages = 16 * (64 << 20) // resource.getpagesize()
     faults = [int(line) for line in ran.stdout.split()]
     assert len(faults) == 2
-    # Huge pages make a fault of 512 pages.
-    assert max(faults) < pages / 1024 if kept else min(faults) >= pages / 512
+    # A small block now and then takes a piece of a kept one, which is then too small. Huge pages: a fault has 512.
+    assert max(faults) < pages / 4 if kept else min(faults) >= pages / 512
