@@ -68,7 +68,7 @@ class FewShotImages:
     """Tasks are N classes, each turned by a multiple of 90 degrees, in the order of their labels.
 
     A row of a task is ``[class_0 .. class_{N-1}, turn_0 .. turn_{N-1}]``; the splits' classes are numbered one
-    after another. The order is random, so labels are permuted anew for each task. Pixels are scaled to [0, 1].
+    after another. The order is random, so labels are permuted anew for each task. Pixels are bytes.
 
     Args:
         splits: the classes of each split.
@@ -123,7 +123,7 @@ class FewShotImages:
                 if later:
                     order = later.permutation(np.delete(order, slice(shots, shots + self.queries)))
                 images[:] = np.rot90(own[order[: shots + queries]], turn, axes=(-2, -1))
-        x = torch.from_numpy(pixels).float() / 255.0
+        x = torch.from_numpy(pixels)
         y = torch.arange(ways)[:, None].expand(len(tasks), ways, shots + queries)
         parts = slice(shots), slice(shots, None)
         support, query = (

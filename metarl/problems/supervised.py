@@ -47,7 +47,8 @@ class TaskSource(Protocol):
     ) -> tuple[Examples, Examples]:
         """Support and query of each task, which share no example, on the CPU: ``[M, N, ...]``.
 
-        The same tasks, key and draw give the same numbers.
+        The same tasks, key and draw give the same numbers. Inputs that are bytes (``torch.uint8``) are pictures: a
+        network reads them scaled to [0, 1].
         """
         ...
 
@@ -173,10 +174,10 @@ class SupervisedProblem:
     ) -> np.ndarray:
         """``measure`` on ``queries`` of each task (and class) after each step on one support; see `Problem`."""
         share = share or Share(0, len(tasks))
-        batch = self._examples(tasks, queries or self.source.queries, key, rows=share.rows)
+        batch = self._drawn(tasks, queries or self.source.queries, key, rows=share.rows)
 
         def curve(part: slice) -> Tensor:
-            support, query = take(batch, part)
+            support, query = map(self._read, take(batch, part))
             predictions = self.predictions(meta, support, query.x, rates)
             return torch.stack([self.loss.score(each, query.y) for each in predictions], dim=1)
 
@@ -235,13 +236,29 @@ class SupervisedProblem:
         draw: int = 0,
         rows: slice = slice(None),
     ) -> tuple[Examples, Examples]:
-        # All are drawn, wherever they are wanted: what a task gets may depend on those before it.
-        support, query = take(self.source.examples(tasks, queries, key, draw), rows)
-        moved = (Examples(*map(self._moved, part)) for part in (support, query))
-        return next(moved), next(moved)
+        support, query = map(self._read, self._drawn(tasks, queries, key, draw, rows))
+        return support, query
 
-    def _moved(self, each: Tensor) -> Tensor:
-        return each.to(self.device, self.dtype if each.is_floating_point() else each.dtype)
+    def _drawn(
+        self,
+        tasks: np.ndarray,
+        queries: int,
+        key: Key,
+        draw: int = 0,
+        rows: slice = slice(None),
+    ) -> tuple[Examples, Examples]:
+        # All are drawn, wherever they are wanted: what a task gets may depend on those before it.
+        return take(self.source.examples(tasks, queries, key, draw), rows)
+
+    def _read(self, part: Examples) -> Examples:
+        """What a network is given of them, where it is and of its type."""
+
+        def moved(each: Tensor) -> Tensor:
+            return each.to(self.device, self.dtype if each.is_floating_point() else each.dtype)
+
+        if part.x.dtype == torch.uint8:
+            return Examples(part.x.to(self.device).to(self.dtype).div_(255.0), moved(part.y))
+        return Examples(*map(moved, part))
 
     def _apply(self, params: Params, x: Tensor) -> Tensor:
         """C networks at once: ``[C, *shape]``, ``[C, N, ...] -> [C, N, ...]``."""

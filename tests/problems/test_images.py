@@ -6,6 +6,7 @@ import torch
 
 from metarl.datasets import ClassImages
 from metarl.problems.images import EpisodeSizes, FewShotImages
+from metarl.problems.supervised import SupervisedProblem
 from metarl.seeding import Key, Stream
 
 KEY = Key(3, Stream.TRAIN_DATA, 5)
@@ -40,7 +41,7 @@ def source(ways=3, shots=2, queries=3, evaluated=None, train_ways=None, **settin
 
 def content(part):
     """Of every image its value, ``[M, n]``, and the corner that is bright: the turn it was given."""
-    pixels = (part.x * 255).round().long()[:, :, 0]
+    pixels = part.x.long()[:, :, 0]
     corners = torch.stack(
         [pixels[..., 0, 0], pixels[..., -1, 0], pixels[..., -1, -1], pixels[..., 0, -1]], dim=-1
     )
@@ -64,7 +65,8 @@ def test_examples_are_of_their_class_different_and_labelled(name):
     support, query = problem.examples(tasks, 3, KEY)
     assert support.x.shape == (50, 6, 1, SIDE, SIDE)
     assert query.x.shape == (50, 9, 1, SIDE, SIDE)
-    assert support.x.max() == query.x.max() == 1.0
+    assert support.x.dtype == torch.uint8
+    assert support.x.max() == query.x.max() == 255
     classes = [content(part) for part in (support, query)]
     for task, row in enumerate(tasks.astype(int)):
         seen = []
@@ -181,5 +183,20 @@ def test_a_pixels_channels_lie_together_and_are_those_of_the_picture():
     for part in problem.examples(tasks, 2, KEY):
         assert part.x.shape == (4, 6, 3, SIDE, SIDE)
         assert all(task.is_contiguous(memory_format=torch.channels_last) for task in part.x)
-        pictures = (part.x.flatten(0, 1) * 255).round().byte().flatten(1)
+        pictures = part.x.flatten(0, 1).flatten(1)
         assert {tuple(picture.tolist()) for picture in pictures} <= seen
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_networks_read_pixels_from_0_to_1(dtype):
+    drawn = source()
+    make_network = lambda _: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE**2, 3))  # noqa: E731
+    problem = SupervisedProblem(drawn, make_network, drawn.loss, dtype=dtype)
+    tasks = problem.sample_tasks(4, np.random.default_rng(0))
+    batch, _ = problem.collect(problem.initial_meta(np.random.default_rng(0)), tasks, KEY)
+    for read, part in zip(
+        (*batch.support, batch.query), drawn.examples(tasks, 3, KEY), strict=True
+    ):
+        assert read.x.dtype == dtype
+        assert torch.equal(read.x, part.x.to(dtype) / 255)
+        assert torch.equal(read.y, part.y)
