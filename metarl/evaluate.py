@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarl.building import opened_problem
 from metarl.curves import Curve, aggregate
 from metarl.errors import UserError, run_command
+from metarl.presentation.progress import Progress
 from metarl.schema import Config, ExamplesConfig, FineTuning, Inner, RLConfig
 from metarl.seeding import Key, Stream, generator
 from metarl.selection import Selected, published_beside, references, select
@@ -34,6 +35,7 @@ def evaluate_meta(
     split: Split = "test",
     share: Share | None = None,
     drawn_at: int | None = None,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> Curve:
     """Adapt to tasks that training never sees, as ``settings.evaluation`` says; measure after every gradient step.
 
@@ -47,6 +49,7 @@ def evaluate_meta(
         split: which tasks: ``validation`` on the way, ``test`` for results.
         share: the tasks that this process adapts to, where several share them; no number depends on it.
         drawn_at: the iteration of another evaluation, to adapt on the same data.
+        advance: told how many more of the tasks' numbers have been found: ``steps + 1`` for each.
     """
     evaluation, seed = settings.evaluation, settings.seed
     stream = Stream.EVALUATION_TASKS if split == "test" else Stream.VALIDATION_TASKS
@@ -54,7 +57,8 @@ def evaluate_meta(
     rates = rate_schedule(settings)
     schedule = in_steps(meta, rates)
     key = Key(seed, Stream.EVALUATION_DATA, iteration if drawn_at is None else drawn_at)
-    values = problem.adaptation_curve(meta, tasks, schedule, evaluation.amount, key, share)
+    amount = evaluation.amount
+    values = problem.adaptation_curve(meta, tasks, schedule, amount, key, share, advance)
     return Curve(
         title=settings.problem.title,
         measure=problem.measure,
@@ -212,7 +216,10 @@ def _evaluate_run(
     with opened_problem(settings) as problem:
         untrained = problem.initial_meta(generator(settings.seed, Stream.INITIALISATION))
         meta = meta_from_tensors(checkpoint.tensors, untrained)
-        curve = evaluate_meta(problem, meta, settings, checkpoint.iteration)
+        with _counted(settings) as progress:
+            curve = evaluate_meta(
+                problem, meta, settings, checkpoint.iteration, advance=progress.advance
+            )
         others = {
             name: evaluate_meta(problem, untrained, settings, 0, drawn_at=curve.iteration)
             if other is None
@@ -232,6 +239,11 @@ def _evaluate_run(
             written.append(report.write_film(gif, folder, curve.iteration))
     print(f"written to {folder}: {', '.join(file.name for file in written)}")
     return curve
+
+
+def _counted(settings: Config) -> Progress:
+    total = settings.evaluation.tasks * (settings.evaluation.steps + 1)
+    return Progress("evaluating", total, "measurements", patient=True)
 
 
 def _reference(other: Selected, drawn_at: int) -> Curve:

@@ -16,7 +16,7 @@ ALLOWED = {
     "metarl.nets": ["torch"],
     "metarl.datasets": [
         *("numpy", "PIL"),
-        *("metarl.errors", "metarl.presentation.plaintext"),
+        *("metarl.errors", "metarl.presentation.plaintext", "metarl.presentation.progress"),
         *("metarl.storage.disk", "metarl.storage.sealed"),
     ],
 }

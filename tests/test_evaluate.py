@@ -23,7 +23,7 @@ class Recorder:
         self.count = count
         return rng.uniform(size=(count, 1))
 
-    def adaptation_curve(self, meta, tasks, rates, episodes, key, share=None):
+    def adaptation_curve(self, meta, tasks, rates, episodes, key, share=None, advance=None):
         self.asked = {"tasks": tasks, "rates": rates, "episodes": episodes, "key": key}
         return np.arange(len(rates) + 1)[:, None] + np.zeros(len(tasks))
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from metarl.datasets import DatasetError, cache, located, locating, side
 from metarl.datasets.layouts import classes_of
-from metarl.datasets.progress import say
 from metarl.datasets.sets import SETS
 from metarl.errors import MISTAKE, run_command
+from metarl.presentation.progress import say
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,8 +14,8 @@ import numpy as np
 from metarl.datasets.layouts import ClassFiles, classes_of, place_of
 from metarl.datasets.locating import Located, stamp
 from metarl.datasets.pictures import decode
-from metarl.datasets.progress import Progress
 from metarl.datasets.sets import ImageSet
+from metarl.presentation.progress import Progress
 from metarl.storage import disk
 from metarl.storage.sealed import seal
 
@@ -93,7 +93,7 @@ def _blocks(
     np.lib.format.write_array_header_1_0(header, layout)
     yield header.getvalue()
     size = shape[-1]
-    with Progress(f"{image_set.name} {size}x{size}", shape[0]) as progress:
+    with Progress(f"building {image_set.name} {size}x{size}", shape[0], "pictures") as progress:
         for each in classes:
             for tree, name in each.files:
                 picture = decode(tree.read(name), image_set, size, place_of(tree, name))

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from metarl.datasets.builder import FORMAT, IMAGES, MANIFEST, build
 from metarl.datasets.locating import Located, expanded, stamp
-from metarl.datasets.progress import say
 from metarl.datasets.trees import DatasetError
+from metarl.presentation.progress import say
 from metarl.storage import disk
 from metarl.storage.sealed import unseal
 

@@ -175,6 +175,7 @@ class Problem(Protocol):
         amount: int | None,
         key: Key,
         share: Share | None = None,
+        advance: Callable[[int], None] = lambda count: None,
         /,
     ) -> np.ndarray:
         """``measure`` of each task after 0, 1, ... gradient steps.
@@ -186,6 +187,7 @@ class Problem(Protocol):
             amount: of data of each task: episodes, or queries (of each class); None: as in training.
             key: names the random numbers.
             share: the tasks that are adapted to here; None: all.
+            advance: told how many more of the numbers that are returned have been found.
 
         Returns:
             ``[steps + 1, M]``.

@@ -223,6 +223,7 @@ class RLProblem:
         episodes: int | None,
         key: Key,
         share: Share | None = None,
+        advance: Callable[[int], None] = lambda count: None,
     ) -> np.ndarray:
         """Mean undiscounted return of each task after each step, on ``episodes`` fresh episodes; see `Problem`."""
         share = share or Share(0, len(tasks))
@@ -234,6 +235,7 @@ class RLProblem:
             for step in range(len(rates) + 1):
                 collected = self.wave(params, own, key, step, count, share.first)
                 found.append(collected.returns.double().cpu())
+                advance(len(own))
                 if step < len(rates):
                     params = self.adapt(params, collected.episodes, rates[step])
             return torch.stack(found, dim=1)

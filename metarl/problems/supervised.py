@@ -171,6 +171,7 @@ class SupervisedProblem:
         queries: int | None,
         key: Key,
         share: Share | None = None,
+        advance: Callable[[int], None] = lambda count: None,
     ) -> np.ndarray:
         """``measure`` on ``queries`` of each task (and class) after each step on one support; see `Problem`."""
         share = share or Share(0, len(tasks))
@@ -182,8 +183,11 @@ class SupervisedProblem:
             return torch.stack([self.loss.score(each, query.y) for each in predictions], dim=1)
 
         parts = chunks(share.count, self.tasks_at_once or EVALUATED_AT_ONCE)
-        found = torch.cat(list(self.mapper(curve, parts))).double().cpu()
-        return np.ascontiguousarray(share.join(found).numpy().T)
+        found = []
+        for scores in self.mapper(curve, parts):
+            found.append(scores.double().cpu())
+            advance(scores.numel())
+        return np.ascontiguousarray(share.join(torch.cat(found)).numpy().T)
 
     def predictions(
         self, meta: Meta, support: Examples, x: Tensor, rates: Sequence[float | Params]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 
 import numpy as np
@@ -12,7 +11,6 @@ from metarl import datasets
 from metarl.datasets import cache
 from metarl.datasets.__main__ import main
 from metarl.datasets.builder import IMAGES
-from metarl.datasets.progress import Progress
 from metarl.datasets.sets import MINI_IMAGENET, OMNIGLOT, SETS, SPLITS
 
 REAL = os.environ.get("METARL_DATA")
@@ -83,27 +81,6 @@ def test_nothing_to_verify_or_to_build_is_2(tmp_path, data, capsys):
     assert main(["build", "omniglot", "--data", data]) == 2
     assert main(["list", "cifar"]) == 2
     assert "'cifar': is none of omniglot, mini-imagenet; name one" in capsys.readouterr().err
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(
-    ("stream", "shown"),
-    [
-        (io.StringIO(), "0 of 3, 0:00\n2 of 3, 0:12\n3 of 3, 0:18\n"),
-        (Terminal(), "0 of 3, 0:00\r1 of 3, 0:06\r2 of 3, 0:12\r3 of 3, 0:18\r3 of 3, 0:18\n"),
-    ],
-)
-def test_progress_is_a_line_now_and_then_or_one_that_is_drawn_anew(stream, shown):
-    seconds = [0.0]
-    with Progress("x", 3, stream, lambda: seconds[0]) as progress:
-        for _ in range(3):
-            seconds[0] += 6.0
-            progress.advance()
-    assert stream.getvalue().replace("building x: ", "").replace(" pictures", "") == shown
 
 
 @pytest.mark.data
