@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from metarl.building import trust_region
 from metarl.data import Episodes, Meta, MetaBatch
+from metarl.errors import run_command
 from metarl.functional import closed_form, objectives
 from metarl.functional.objectives import Objective
 from metarl.functional.params import flatten_meta, for_tasks
@@ -278,6 +279,8 @@ def main() -> int:
     arguments.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what to time")
     arguments.add_argument("--after", metavar="RUN", help="solvers: from this run's policy on")
     options = arguments.parse_args()
+    if options.after:
+        solvers.check_start(options)
     report = Report("update-after" if options.after else "update", options)
     torch.set_num_threads(1)
     agreed = [measure(preset, options, report) for preset in options.presets]
@@ -290,4 +293,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -127,9 +127,8 @@ def end_at_once(number: int, _frame: FrameType | None = None) -> NoReturn:
     """
     interrupted = number == signal.SIGINT
     sentence, code = ("interrupted", INTERRUPTED) if interrupted else ("terminated", TERMINATED)
-    failures = sys.modules.get(
-        "metarl.checks.failures"
-    )  # who has not loaded it steps no environment
+    # Who has not loaded it steps no environment.
+    failures = sys.modules.get("metarl.checks.failures")
     call = failures.Naming.longest_open() if failures else None
     if call:
         sentence += f" in environment {call.place()}"

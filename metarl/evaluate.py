@@ -216,14 +216,11 @@ def _evaluate_run(
     with opened_problem(settings) as problem:
         untrained = problem.initial_meta(generator(settings.seed, Stream.INITIALISATION))
         meta = meta_from_tensors(checkpoint.tensors, untrained)
-        with _counted(settings) as progress:
-            curve = evaluate_meta(
-                problem, meta, settings, checkpoint.iteration, advance=progress.advance
-            )
+        curve = _measured("evaluating", problem, meta, settings, checkpoint.iteration)
         others = {
-            name: evaluate_meta(problem, untrained, settings, 0, drawn_at=curve.iteration)
+            name: _measured(name, problem, untrained, settings, 0, curve.iteration)
             if other is None
-            else _reference(other, curve.iteration)
+            else _reference(name, other, curve.iteration)
             for name, other in beside.items()
         }
         rows = published_beside(settings)
@@ -241,17 +238,28 @@ def _evaluate_run(
     return curve
 
 
-def _counted(settings: Config) -> Progress:
+def _measured(
+    title: str,
+    problem: Problem,
+    meta: Meta,
+    settings: Config,
+    iteration: int,
+    drawn_at: int | None = None,
+) -> Curve:
+    """:func:`evaluate_meta`, and how far it is."""
     total = settings.evaluation.tasks * (settings.evaluation.steps + 1)
-    return Progress("evaluating", total, "measurements", patient=True)
+    with Progress(title, total, "measurements", patient=True) as progress:
+        return evaluate_meta(
+            problem, meta, settings, iteration, drawn_at=drawn_at, advance=progress.advance
+        )
 
 
-def _reference(other: Selected, drawn_at: int) -> Curve:
+def _reference(name: str, other: Selected, drawn_at: int) -> Curve:
     settings, checkpoint = other.settings, other.checkpoint
     with opened_problem(settings) as opened:
         untrained = opened.initial_meta(generator(settings.seed, Stream.INITIALISATION))
         meta = meta_from_tensors(checkpoint.tensors, untrained)
-        return evaluate_meta(opened, meta, settings, checkpoint.iteration, drawn_at=drawn_at)
+        return _measured(name, opened, meta, settings, checkpoint.iteration, drawn_at)
 
 
 def _film(problem: Any, meta: Meta, settings: Config, curve: Curve, index: int) -> bytes:

@@ -75,15 +75,34 @@ def try_solver(
     }
 
 
+def start(problem: RLProblem, options: argparse.Namespace) -> Meta:
+    """What the first iteration begins at: the policy of a run, or an untrained one."""
+    meta = problem.initial_meta(generator(options.seed, Stream.INITIALISATION))
+    if options.after is None:
+        return meta
+    trained, _ = find_checkpoint(options.after)
+    return meta_from_tensors(trained.tensors, meta)
+
+
+def check_start(options: argparse.Namespace) -> None:
+    """Whether the run's policy is of every size that is asked for: before anything is measured.
+
+    Raises:
+        RunError: there is no such run.
+        CheckpointError: it has no checkpoint that can be used, or one of another size.
+    """
+    for preset in options.presets:
+        problem = sizes.problem_of(sizes.settings_of(preset, quick=True), 1)
+        start(problem, options)
+        problem.close()
+
+
 def compare(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Each solver's medians over the iterations, with the most threads asked for."""
     settings = sizes.settings_of(preset, options.quick, [f"seed={options.seed}"])
     threads = max(options.threads)
     problem = sizes.problem_of(settings, threads)
-    meta = problem.initial_meta(generator(options.seed, Stream.INITIALISATION))
-    if options.after:
-        trained, _ = find_checkpoint(options.after)
-        meta = meta_from_tensors(trained.tensors, meta)
+    meta = start(problem, options)
     chosen = regions(settings)
     kept: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
     for iteration in range(options.rounds):

@@ -99,12 +99,11 @@ class RLProblem:
         self.device, self.dtype, self.threads = torch.device(device), dtype, threads
         self.chunk = self.fitting = chunk
         self.curvature_share, self.make_policy = curvature_share, make_policy
-        self.policy = self._new_policy(0)
+        self.policy = policy = self._new_policy(0)
         self.arch: Architecture | None = None
         plain = not adaptation.learn_rates and adaptation.update.adapted is None
-        if isinstance(self.policy, GaussianMLP) and plain and not autograd:
-            depth, activation = len(self.policy.layers), self.policy.activation
-            self.arch = Architecture(depth, activation, self.policy.min_log_std)
+        if isinstance(policy, GaussianMLP) and plain and not autograd:
+            self.arch = Architecture(len(policy.layers), policy.activation, policy.min_log_std)
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.mapper: Mapper = self.pool.map if self.pool else map
         self.cut = Cutter(self.device, self.mapper, chunk, environments.obs_size, self.policy)
@@ -226,8 +225,7 @@ class RLProblem:
         advance: Callable[[int], None] = lambda count: None,
     ) -> np.ndarray:
         """Mean undiscounted return of each task after each step, on ``episodes`` fresh episodes; see `Problem`."""
-        share = share or Share(0, len(tasks))
-        count = episodes or self.sampling.episodes
+        share, count = share or Share(0, len(tasks)), episodes or self.sampling.episodes
 
         def curve() -> Tensor:
             own, found = tasks[share.rows], []

@@ -146,7 +146,8 @@ class SupervisedProblem:
         rows = share.rows if share else slice(None)
 
         def draw(number: int) -> tuple[Examples, Examples]:
-            return self._examples(tasks, 0 if number else self.source.queries, key, number, rows)
+            queries = 0 if number else self.source.queries
+            return self._read(self._drawn(tasks, queries, key, number, rows))
 
         return self.learner.collect(tasks[rows], draw), {}
 
@@ -178,7 +179,7 @@ class SupervisedProblem:
         batch = self._drawn(tasks, queries or self.source.queries, key, rows=share.rows)
 
         def curve(part: slice) -> Tensor:
-            support, query = map(self._read, take(batch, part))
+            support, query = self._read(take(batch, part))
             predictions = self.predictions(meta, support, query.x, rates)
             return torch.stack([self.loss.score(each, query.y) for each in predictions], dim=1)
 
@@ -206,7 +207,7 @@ class SupervisedProblem:
         tasks = tasks[:DRAWN]
         x = np.linspace(*self.source.interval, 201)
         stacked = np.tile(x[:, None], (len(tasks), 1, 1))
-        support = self._examples(tasks, 0, key)[0]
+        support, _ = self._read(self._drawn(tasks, 0, key))
         inputs = torch.as_tensor(self.source.inputs(tasks, stacked)).to(support.x)
         predictions = self.predictions(meta, support, inputs, rates)
         truth = self.source.truth(tasks, stacked)
@@ -232,17 +233,6 @@ class SupervisedProblem:
         if self.pool:
             self.pool.shutdown()
 
-    def _examples(
-        self,
-        tasks: np.ndarray,
-        queries: int,
-        key: Key,
-        draw: int = 0,
-        rows: slice = slice(None),
-    ) -> tuple[Examples, Examples]:
-        support, query = map(self._read, self._drawn(tasks, queries, key, draw, rows))
-        return support, query
-
     def _drawn(
         self,
         tasks: np.ndarray,
@@ -254,15 +244,18 @@ class SupervisedProblem:
         # All are drawn, wherever they are wanted: what a task gets may depend on those before it.
         return take(self.source.examples(tasks, queries, key, draw), rows)
 
-    def _read(self, part: Examples) -> Examples:
+    def _read(self, parts: tuple[Examples, Examples]) -> tuple[Examples, Examples]:
         """What a network is given of them, where it is and of its type."""
+        support, query = (Examples(self._inputs(part.x), self._moved(part.y)) for part in parts)
+        return support, query
 
-        def moved(each: Tensor) -> Tensor:
-            return each.to(self.device, self.dtype if each.is_floating_point() else each.dtype)
+    def _inputs(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.uint8:
+            return x.to(self.device).to(self.dtype).div_(255.0)
+        return self._moved(x)
 
-        if part.x.dtype == torch.uint8:
-            return Examples(part.x.to(self.device).to(self.dtype).div_(255.0), moved(part.y))
-        return Examples(*map(moved, part))
+    def _moved(self, each: Tensor) -> Tensor:
+        return each.to(self.device, self.dtype if each.is_floating_point() else each.dtype)
 
     def _apply(self, params: Params, x: Tensor) -> Tensor:
         """C networks at once: ``[C, *shape]``, ``[C, N, ...] -> [C, N, ...]``."""

@@ -223,8 +223,10 @@ def test_a_curve_is_one_wave_after_another_and_repeats_with_its_key():
     problem = support.target_problem(PAIR, lr=0.2)
     meta = support.double_meta(problem)
     key = Key(1, Stream.EVALUATION_DATA, 0)
-    curve = problem.adaptation_curve(meta, TASKS, (0.2, 0.1), 6, key)
+    told: list[int] = []
+    curve = problem.adaptation_curve(meta, TASKS, (0.2, 0.1), 6, key, None, told.append)
     assert curve.shape == (3, 3)
+    assert told == [3, 3, 3]
     np.testing.assert_array_equal(curve, problem.adaptation_curve(meta, TASKS, (0.2, 0.1), 6, key))
     params = {name: value.contiguous() for name, value in for_tasks(meta.theta, 3).items()}
     for step, rate in enumerate((0.2, 0.1, 0.0)):

@@ -61,8 +61,10 @@ def test_the_adaptation_curve_is_that_of_every_task_by_itself(tasks_at_once):
     made = problem(tasks_at_once=tasks_at_once, threads=2)
     meta, tasks, _ = drawn(made)
     rates = (LR, 0.02, 0.03)
-    found = made.adaptation_curve(meta, tasks, rates, 7, KEY)
+    told: list[int] = []
+    found = made.adaptation_curve(meta, tasks, rates, 7, KEY, None, told.append)
     assert found.shape == (4, 3)
+    assert told == [4 * count for count in {None: [3], 1: [1, 1, 1], 2: [2, 1]}[tasks_at_once]]
     both = made.source.examples(tasks, 7, KEY)
     for task in range(3):
         own = [type(part)(part.x[task], part.y[task]) for part in both]
