@@ -219,9 +219,16 @@ def _update(inner: Inner, names: list[str], fixed: frozenset[str] = frozenset())
 
     adapted = None
     if inner.adapt != "all" or fixed:
-        known = {"all": ["*"], "head": [names[-1].rpartition(".")[0] + ".*"]}
+        # The last weight is that of the last layer; a network's normalisations have scales and shifts.
+        last = [name for name in names if name.endswith(".weight")][-1]
+        known = {"all": ["*"], "head": [last.removesuffix("weight") + "*"]}
         patterns = known[inner.adapt] if isinstance(inner.adapt, str) else inner.adapt
         adapted = _matching(patterns, names) - fixed
+        if not adapted:
+            raise UserError(
+                "inner.adapt leaves nothing to adapt: inner.per_step_normalisation learns each of "
+                "its parameters for every step; add another pattern, or set that to false."
+            )
     return InnerUpdate(inner.lr, inner.first_order, adapted, inner.second_order_from)
 
 
@@ -272,20 +279,20 @@ def make_outer(settings: Config) -> Outer:
     from metarl import outer
     from metarl.problems.protocol import Variant
 
-    match settings.outer:
-        case TRPO() as chosen:
-            return outer.TRPO(trust_region(chosen), chosen.momentum, chosen.momentum_warmup)
-        case VPG() as chosen:
-            adam = outer.Adam(outer.Schedule(chosen.lr))
-            return outer.Descent(adam, Variant(exploration=chosen.exploration))
-        case PPO() as chosen:
-            return outer.PPO(
-                chosen.lr, chosen.clip, chosen.epochs, chosen.kl_target, chosen.kl_coefficient
-            )
-        case chosen:
-            schedule = outer.Schedule(
-                chosen.lr, chosen.schedule, chosen.final_lr, settings.iterations
-            )
+    chosen = settings.outer
+    if isinstance(chosen, TRPO):
+        return outer.TRPO(trust_region(chosen), chosen.momentum, chosen.momentum_warmup)
+    rate = chosen.lr, chosen.schedule, chosen.final_lr
+    schedule = outer.Schedule(*rate, settings.iterations)
+    match chosen:
+        case VPG():
+            variant = Variant(exploration=chosen.exploration)
+            return outer.Descent(outer.Adam(schedule), variant)
+        case PPO():
+            steps = schedule._replace(total=settings.iterations * chosen.epochs)
+            found = chosen.clip, chosen.epochs, chosen.kl_target, chosen.kl_coefficient
+            return outer.PPO(steps, *found)
+        case _:
             kind = outer.Adam if isinstance(chosen, Adam) else outer.SGD
             variant = Variant(reptile=chosen.objective == "reptile")
             return outer.Descent(kind(schedule), variant, chosen.clip)

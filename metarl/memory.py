@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from metarl.resources import processes_here
@@ -108,6 +108,19 @@ def size(tree: Any, besides: Any = ()) -> int:
         for place in _memory(leaf):
             counted.pop(place, None)
     return sum(counted.values())
+
+
+def tasks_that_fit(network: nn.Module, x: Tensor, examples: int, within: int) -> int:
+    """How many tasks can take a gradient step at once, at least 1.
+
+    Args:
+        network: that adapts.
+        x: some examples ``[N, ...]``; what autograd saves of them is measured, and taken to be half of what is needed.
+        examples: of each task.
+        within: bytes.
+    """
+    saved = size(network(x), besides=(x, *network.parameters()))
+    return max(1, within * len(x) // (2 * saved * examples))
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -225,9 +225,9 @@ class PPO:
     """
 
     def __init__(
-        self, lr: float, clip: float, epochs: int, kl_target: float, kl_coefficient: float
+        self, schedule: Schedule, clip: float, epochs: int, kl_target: float, kl_coefficient: float
     ) -> None:
-        self.adam = Adam(Schedule(lr))
+        self.adam = Adam(schedule)
         self.clip, self.epochs, self.kl_target = clip, epochs, kl_target
         self.kl_coefficient = kl_coefficient
 

@@ -24,7 +24,7 @@ from metarl.checks import conformance
 from metarl.checks.failures import EnvironmentFailureError, Naming, name_of, with_task
 from metarl.checks.nonfinite import check
 from metarl.data import Params
-from metarl.functional.tasks import Mapper, take
+from metarl.functional.tasks import Mapper, map_to_the_end, take
 from metarl.seeding import Key
 
 
@@ -184,7 +184,8 @@ class Sampler:
             except EnvironmentFailureError as error:
                 raise with_task(error, tasks[part], begin, self.episodes) from error.__cause__
 
-        list(self.mapper(sample, zip(self.shares, self.envs, strict=True)))
+        # Where it fails, no thread may go on: the next wave steps the same environments.
+        map_to_the_end(self.mapper, sample, zip(self.shares, self.envs, strict=True))
         check(_numbers(wave), tasks, place, first)
         return wave
 

@@ -231,3 +231,14 @@ def test_a_task_takes_what_its_layers_say():
     numbers = states * (tape + query)
     # And, for each task, the parameters before and after the step, as they are, joined and turned.
     assert 4 * numbers <= held <= 4 * (numbers + 6 * len(flatten(theta)) + 50)
+
+
+@pytest.mark.parametrize("examples", [10, 40])
+def test_as_many_tasks_are_evaluated_at_once_as_what_a_network_saves_allows(examples):
+    # The ReLU's 8 results, saved for itself and for the layer above, and the 2 of that; the 3 inputs are there anyway.
+    network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    of_an_example, x = (8 + 2) * 4, torch.zeros(5, 3)
+    for tasks in (1, 7):
+        within = tasks * examples * 2 * of_an_example
+        assert memory.tasks_that_fit(network, x, examples, within) == tasks
+        assert memory.tasks_that_fit(network, x, examples, within - 1) == max(1, tasks - 1)

@@ -68,7 +68,7 @@ def test_vpg_is_torchs_adam():
 
 def test_ppo_takes_that_many_steps_of_torchs_adam_on_one_objective():
     recorder = Recorder()
-    outer = PPO(0.05, 0.2, epochs=4, kl_target=0.01, kl_coefficient=0.5)
+    outer = PPO(Schedule(0.05), 0.2, epochs=4, kl_target=0.01, kl_coefficient=0.5)
     meta, metrics = outer.step(start(), recorder)
     support.close(flatten_meta(meta), torchs_adam(0.05, 4), 1e-13)
     assert recorder.variants == [Variant(clip=0.2, kl_coefficient=0.5)]
@@ -91,7 +91,7 @@ def test_ppo_takes_that_many_steps_of_torchs_adam_on_one_objective():
     ],
 )
 def test_ppos_penalty_follows_the_inner_kl(kl, factor):
-    outer, recorder = PPO(0.0, 0.2, 1, kl_target=0.01, kl_coefficient=0.8), Recorder(kl)
+    outer, recorder = PPO(Schedule(0.0), 0.2, 1, kl_target=0.01, kl_coefficient=0.8), Recorder(kl)
     _, metrics = outer.step(start(), recorder)
     assert metrics["outer/kl_coefficient"] == 0.8  # the one that was used
     support.close(outer.kl_coefficient, 0.8 * factor, 1e-15)
@@ -156,7 +156,7 @@ def test_every_component_of_the_gradient_is_clipped_and_its_norm_is_logged_as_it
     "make",
     [
         lambda: Descent(Adam(Schedule(0.05))),
-        lambda: PPO(0.05, 0.2, 2, 0.01, 0.5),
+        lambda: PPO(Schedule(0.05), 0.2, 2, 0.01, 0.5),
         lambda: TRPO(TrustRegion()),
         lambda: TRPO(TrustRegion(), momentum=0.8, warmup=2),
     ],
@@ -178,7 +178,7 @@ def test_what_was_saved_goes_on_identically(make, done):
 
 @pytest.mark.parametrize(
     "outer",
-    [Descent(Adam(Schedule(0.05))), PPO(0.05, 0.2, 2, 0.01, 0.5), TRPO(TrustRegion())],
+    [Descent(Adam(Schedule(0.05))), PPO(Schedule(0.05), 0.2, 2, 0.01, 0.5), TRPO(TrustRegion())],
     ids=["vpg", "ppo", "trpo"],
 )
 def test_the_meta_that_was_given_is_not_written_into(outer):
@@ -242,7 +242,7 @@ def test_a_gradient_that_is_not_finite_is_rejected_and_forgotten(momentum):
 MEMORIES = {
     "vpg": lambda: Descent(Adam(Schedule(0.05))),
     "sgd": lambda: Descent(SGD(Schedule(0.05))),
-    "ppo": lambda: PPO(0.05, 0.2, 2, 0.01, 0.5),
+    "ppo": lambda: PPO(Schedule(0.05), 0.2, 2, 0.01, 0.5),
     "trpo": lambda: TRPO(TrustRegion(), momentum=0.8),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
@@ -48,6 +49,28 @@ def test_an_environment_that_raises_is_named_with_slot_and_step(threads, slot):
         f"environment Target-v0, slot {slot}, step 2: ZeroDivisionError: the motor is on fire "
         "(task 1 [0.9], episode 0)"
     )
+
+
+def test_a_wave_that_fails_has_ended_in_every_thread_and_the_next_one_is_as_ever(monkeypatch):
+    """Threads that went on would step the environments of the next wave of that size."""
+    stepped, step = [], LoopVectorEnv.step
+    params, good = for_tasks(support.theta_of(POLICY), 3), np.array([[0.1], [0.3], [0.2]])
+
+    def slowly(self, actions):
+        time.sleep(0.02 * sampler.envs.index(self))
+        stepped.append(self)
+        return step(self, actions)
+
+    with ThreadPoolExecutor(3) as pool:
+        family = EnvironmentFamily("support:Target-v0", {"fault": "raise"}, T)
+        expected = Sampler(family, 3, N, T, POLICY.stacked).wave(params, good, support.KEY, 0)
+        sampler = Sampler(family, 3, N, T, POLICY.stacked, 3, pool.map)
+        monkeypatch.setattr(LoopVectorEnv, "step", slowly)
+        with pytest.raises(EnvironmentFailureError):
+            sampler.wave(params, GOOD_AND_BAD, support.KEY, 0)
+        assert [stepped.count(env) for env in sampler.envs] == [T, 3, T]
+        found = sampler.wave(params, good, support.KEY, 0)
+    assert all(torch.equal(*each) for each in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -80,6 +80,7 @@ def _split(located: Located) -> dict[str, list[ClassFiles]]:
     tree = Folder(first.parent, only) if located.layout != "zip" else Zip(first)
     names = tree.names()
     by_folder = [name for name in _pictures(names) if _part(name, -3) in SPLITS]
+    lists = {_part(name, -1): name for name in reversed(names) if _part(name, -1) in CSV_FILES}
     if {_part(name, -3) for name in by_folder} == set(SPLITS):
         # The nearest, should there be a second copy deeper down.
         top = min(name.count("/") for name in by_folder)
@@ -87,8 +88,9 @@ def _split(located: Located) -> dict[str, list[ClassFiles]]:
         for name in by_folder:
             if name.count("/") == top:
                 found[_part(name, -3)].append((_part(name, -2), (tree, name)))
+        if len(lists) == len(SPLITS):
+            _hold_against(tree, lists, found)
     else:
-        lists = {_part(name, -1): name for name in reversed(names) if _part(name, -1) in CSV_FILES}
         if len(lists) != len(SPLITS):
             raise DatasetError(
                 f"{tree.path}: is not {located.image_set.name}; expected is "
@@ -126,6 +128,27 @@ def _listed(tree: Tree, lists: dict[str, str], pictures: set[str]) -> dict[str, 
             members.append((row.label, (tree, name)))
         found[split] = members
     return found
+
+
+def _hold_against(tree: Tree, lists: dict[str, str], found: dict[str, list[Member]]) -> None:
+    """Refuse folders that lack a picture of the lists beside them, unless those name none of the folders' at all."""
+    rows = [
+        (split, row)
+        for split, file in zip(SPLITS, CSV_FILES, strict=True)
+        for row in read_rows(tree, lists[file])
+    ]
+    held = {
+        (split, label, _part(name, -1))
+        for split, members in found.items()
+        for label, (_, name) in members
+    }
+    missing = [row for split, row in rows if (split, row.label, row.filename) not in held]
+    if missing and len(missing) < len(rows):
+        first = missing[0]
+        raise DatasetError(
+            f"{first.place}: names {first.filename}, which no folder {first.label} of that split "
+            "holds; copy or download the pictures again."
+        )
 
 
 def _check_class(each: ClassFiles, split: str, image_set: ImageSet, seen: dict[str, str]) -> None:

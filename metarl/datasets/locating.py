@@ -131,7 +131,8 @@ def _find_splits(image_set: ImageSet, root: Path) -> tuple[Located | None, str]:
     first: Located | None = None
     for folder, folders, files in _search(root):
         if folders.issuperset(SPLITS):
-            paths = tuple(folder / split for split in SPLITS)
+            beside = CSV_FILES if files.issuperset(CSV_FILES) else ()
+            paths = tuple(folder / each for each in (*SPLITS, *beside))
             found = [Located(image_set, "class folders", paths, depth=1)]
         elif IMAGES in folders and files.issuperset(CSV_FILES):
             paths = tuple(folder / name for name in (*CSV_FILES, IMAGES))

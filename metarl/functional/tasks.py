@@ -20,6 +20,24 @@ class Mapper(Protocol):
         ...
 
 
+def map_to_the_end(mapper: Mapper, function: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """Apply ``function`` to each item; where it raises for some, the first one's error is raised when all are done.
+
+    A mapper raises at once, and its other threads go on.
+    """
+
+    def attempt(item: Any) -> Exception | None:
+        try:
+            function(item)
+        except Exception as error:  # noqa: BLE001
+            return error
+        return None
+
+    for error in list(mapper(attempt, items)):
+        if error is not None:
+            raise error
+
+
 Join = Callable[[Any], Any]
 """Tree of ``[rows of this process, ...] -> [rows of all processes, ...]``, in the order of the tasks."""
 

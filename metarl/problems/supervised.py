@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metarl import memory
 from metarl.data import Examples, Meta, MetaBatch, Params
 from metarl.functional import objectives
 from metarl.functional.losses import LOSSES
@@ -183,7 +184,7 @@ class SupervisedProblem:
             predictions = self.predictions(meta, support, query.x, rates)
             return torch.stack([self.loss.score(each, query.y) for each in predictions], dim=1)
 
-        parts = chunks(share.count, self.tasks_at_once or EVALUATED_AT_ONCE)
+        parts = chunks(share.count, self._evaluated_at_once(batch))
         found = []
         for scores in self.mapper(curve, parts):
             found.append(scores.double().cpu())
@@ -244,6 +245,13 @@ class SupervisedProblem:
         # All are drawn, wherever they are wanted: what a task gets may depend on those before it.
         return take(self.source.examples(tasks, queries, key, draw), rows)
 
+    def _evaluated_at_once(self, drawn: tuple[Examples, Examples]) -> int:
+        if self.tasks_at_once or self.device.type == "cpu":
+            return self.tasks_at_once or EVALUATED_AT_ONCE
+        examples = sum(part.x.shape[1] for part in drawn)
+        x, within = self._inputs(drawn[0].x[0]), memory.budget(self.device)
+        return min(EVALUATED_AT_ONCE, memory.tasks_that_fit(self.network, x, examples, within))
+
     def _read(self, parts: tuple[Examples, Examples]) -> tuple[Examples, Examples]:
         """What a network is given of them, where it is and of its type."""
         support, query = (Examples(self._inputs(part.x), self._moved(part.y)) for part in parts)
@@ -269,4 +277,4 @@ class SupervisedProblem:
 
 
 EVALUATED_AT_ONCE, DRAWN = 200, 4
-"""Tasks, where they are not taken one by one: a bound on memory; those that are drawn."""
+"""Tasks, where they are not taken one by one: a bound on memory, on a GPU as many as fit; those that are drawn."""

@@ -132,28 +132,43 @@ class TRPO(Section):
     """Tasks whose activations are held at a time, the others' made anew in each product; auto: as fit."""
 
 
-class VPG(Section):
+class Scheduled(Section):
+    """An outer step of a learning rate that may change over the iterations."""
+
+    lr: Positive = 1e-3
+    """First outer learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How that rate goes to final_lr over the iterations."""
+    final_lr: NonNegative = 0.0
+    """The rate at the last iteration, unless it is constant."""
+
+    @model_validator(mode="after")
+    def _a_rate_that_changes_has_a_schedule(self) -> Scheduled:
+        if self.final_lr and self.schedule == "constant":
+            raise impossible(
+                "final_lr", "the rate is constant: set outer.schedule, or leave it out"
+            )
+        return self
+
+
+class VPG(Scheduled):
     """Vanilla policy gradient with Adam."""
 
     method: Literal["vpg"]
     """How the initialisation is updated: trpo, vpg or ppo."""
     tasks: Count = 40
     """Tasks M of each meta-batch."""
-    lr: Positive = 1e-3
-    """Adam's learning rate."""
     exploration: NonNegative = 0.0
     """Weight of E-MAML's exploration term; 0 leaves it out."""
 
 
-class PPO(Section):
+class PPO(Scheduled):
     """Proximal policy optimisation with a penalty on the inner steps' KL (ProMP)."""
 
     method: Literal["ppo"]
     """How the initialisation is updated: trpo, vpg or ppo."""
     tasks: Count = 40
     """Tasks M of each meta-batch."""
-    lr: Positive = 1e-3
-    """Adam's learning rate."""
     clip: Fraction = 0.3
     """Clip range ε of the likelihood ratio."""
     epochs: Count = 5
@@ -164,29 +179,15 @@ class PPO(Section):
     """First weight of the inner KL penalty; it adapts to meet the target."""
 
 
-class Descent(Section):
+class Descent(Scheduled):
     """Gradient descent on the query loss, or towards the adapted parameters."""
 
     objective: Literal["post_update", "reptile"] = "post_update"
     """What is minimised: the query loss after adaptation (MAML), or Reptile's distance."""
     tasks: Count = 25
     """Tasks M of each meta-batch."""
-    lr: Positive = 1e-3
-    """First outer learning rate."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How that rate goes to final_lr over the iterations."""
-    final_lr: NonNegative = 0.0
-    """The rate at the last iteration, unless it is constant."""
     clip: Positive | None = None
     """Every component of the gradient is clipped to ± this; null: not at all."""
-
-    @model_validator(mode="after")
-    def _a_rate_that_changes_has_a_schedule(self) -> Descent:
-        if self.final_lr and self.schedule == "constant":
-            raise impossible(
-                "final_lr", "the rate is constant: set outer.schedule, or leave it out"
-            )
-        return self
 
 
 class Adam(Descent):

@@ -152,7 +152,7 @@ BAD = np.insert(GOOD, 1, [[np.nan, 0.0], [0.0, np.inf]], axis=0)
 OUTERS = {
     "trpo": lambda: TRPO(TrustRegion(max_kl=0.5)),
     "vpg": lambda: Descent(Adam(Schedule(0.1))),
-    "ppo": lambda: PPO(0.1, 0.2, 2, 0.01, 0.1),
+    "ppo": lambda: PPO(Schedule(0.1), 0.2, 2, 0.01, 0.1),
 }
 
 

@@ -261,6 +261,35 @@ def test_a_wrong_list_is_named(name, content, sentence, tmp_path, samples):
         datasets.load("mini-imagenet", "val", tmp_path / "d")
 
 
+def with_lists(samples):
+    lists = {name: file for name, file in samples.listed().items() if name.endswith(".csv")}
+    return samples.class_folders() | lists
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_class_folders_must_hold_what_the_lists_beside_them_name(zipped, tmp_path, samples):
+    files = with_lists(samples)
+    files.pop("train/n00000003/n0000000300000001.jpg")
+    write = samples.write_zip if zipped else samples.write_folder
+    root = write(tmp_path / "mini.zip", files)
+    sentence = (
+        r"train\.csv, line 3: names n0000000300000001\.jpg, which no folder n00000003 of that "
+        "split holds; copy or download"
+    )
+    with pytest.raises(DatasetError, match=sentence):
+        datasets.load("mini-imagenet", "train", root)
+
+
+def test_lists_that_name_none_of_the_folders_pictures_are_of_another_copy(tmp_path, samples):
+    files = with_lists(samples)
+    renamed = {
+        name.replace("/n0", "/m0", 2).replace("/m0", "/n0", 1): files[name] for name in files
+    }
+    assert "train/n00000001/m0000000100000000.jpg" in renamed
+    found = datasets.load("mini-imagenet", "val", samples.write_folder(tmp_path / "d", renamed))
+    assert found.names == ("n00000002",)
+
+
 def test_a_missing_drawing_or_character_is_named(tmp_path, samples):
     root = omniglot_as("folders", tmp_path / "d", samples)
     folder = root / "images_background/Latin/character01"

@@ -41,7 +41,7 @@ OUTERS = {
     "trpo": lambda: TRPO(REGION),
     "trpo, plain": lambda: TRPO(TrustRegion(cg_iterations=3), momentum=0.9),
     "vpg": lambda: Descent(Adam(Schedule(0.01)), Variant(exploration=0.1)),
-    "ppo": lambda: PPO(0.01, 0.2, 2, 0.01, 0.1),
+    "ppo": lambda: PPO(Schedule(0.01), 0.2, 2, 0.01, 0.1),
 }
 
 

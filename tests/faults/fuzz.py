@@ -95,7 +95,12 @@ META = Meta({"w": torch.arange(6.0).view(2, 3), "b": torch.zeros(2)}, {"w": torc
 def make_outers() -> list[Outer]:
     """One of each, as settings make them."""
     adam, sgd = Adam(Schedule(0.1)), SGD(Schedule(0.1))
-    return [TRPO(TrustRegion(), 0.9), Descent(adam), Descent(sgd), PPO(0.1, 0.2, 2, 0.01, 0.1)]
+    return [
+        TRPO(TrustRegion(), 0.9),
+        Descent(adam),
+        Descent(sgd),
+        PPO(Schedule(0.1), 0.2, 2, 0.01, 0.1),
+    ]
 
 
 def use(found: Checkpoint) -> None:

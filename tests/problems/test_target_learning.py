@@ -83,7 +83,7 @@ def test_a_few_iterations_of_trpo_improve_the_return_after_adaptation():
     [
         pytest.param(lambda: TRPO(TrustRegion(max_kl=0.02)), 25, id="trpo"),
         pytest.param(lambda: Descent(Adam(Schedule(0.01))), 45, id="vpg"),
-        pytest.param(lambda: PPO(0.005, 0.3, 3, 0.01, 5e-4), 50, id="promp"),
+        pytest.param(lambda: PPO(Schedule(0.005), 0.3, 3, 0.01, 5e-4), 50, id="promp"),
     ],
 )
 def test_what_is_learned_beats_every_policy_that_cannot_adapt(make, iterations):
