@@ -30,8 +30,8 @@ def run(script, tmp_path, *options):
         timeout=900,
     )
     (path,) = tmp_path.glob("*.json")
-    parts = [option for option in options if option in ("paper", "gym")]
-    assert path.name == "-".join([script, *parts, "quick.json"])
+    assert path.name.startswith(script)
+    assert path.name.endswith("quick.json")
     record = json.loads(path.read_text())
     assert record["name"] == script
     assert f"benchmarks/{script}.py --quick" in record["command"]
@@ -60,7 +60,7 @@ def test_the_update_benchmark_agrees_and_times_every_way(tmp_path):
     ways = ("closed form [ms]", "autograd [ms]", "published [ms]")
     assert all(row[way] > 0 for row in results["Parts of an outer step"] for way in ways)
     assert {row["products"] for row in results["Conjugate gradient, plain and preconditioned"]} == {
-        2, 3, 4, 6, 10,
+        1, 2, 3, 4, 6, 10,
     }  # fmt: skip
 
 

@@ -164,3 +164,19 @@ def test_the_scaling_model_is_fitted_and_applied_as_it_is_written():
     assert seconds(model, 8, 42, traffic) == pytest.approx(f + 6 * (s + u) + ring + 0.2)
     there = Cluster("twice and four times", 8, 2.0, 4.0, 0.5, 3.0).applied(model)
     assert there == (f, s / 2.0, u / 4.0, 0.5, 3.0, 4e6)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], []),
+        (["--quick", "--results", "/somewhere", "--after=runs/mine"], []),
+        (["--parts", "split", "growth", "--rounds", "3"], ["split", "growth", "rounds3"]),
+        (["--presets=gym", "--threads", "1", "2"], ["gym", "threads1", "threads2"]),
+    ],
+)
+def test_a_part_of_a_benchmark_is_kept_in_a_file_of_its_own(words, expected, monkeypatch):
+    from measuring import report
+
+    monkeypatch.setattr("sys.argv", ["some.py", *words])
+    assert report.asked() == expected

@@ -17,6 +17,8 @@ Rows = Sequence[dict[str, Any]]
 Part = tuple[str, Callable[[str, argparse.Namespace], Rows], Sequence[str]]
 """A title, what measures it for a preset, the columns that are shown."""
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+UNNAMED = ("quick", "results", "after")
+"""Options that a file's name does not have, or has in its own way."""
 
 
 def parser(description: str | None, parts: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -48,7 +50,7 @@ class Report:
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         if options.rounds is None:
             options.rounds = 1 if options.quick else 7
-        parts = [name, *asked(options), *["quick"] * options.quick]
+        parts = [name, *asked(), *["quick"] * options.quick]
         self.path = options.results / f"{'-'.join(parts)}.json"
         # Program and options, without the folder that they happen to be in.
         self.record: dict[str, Any] = {
@@ -97,10 +99,16 @@ class Report:
         self.path.write_text(json.dumps(self.record, indent=1) + "\n")
 
 
-def asked(options: argparse.Namespace) -> list[str]:
-    """The parts that the command line names, for the file's name: they must not replace the whole."""
-    names = (name for name in ("presets", "parts", "sizes") if f"--{name}" in sys.argv)
-    return [value for name in names for value in getattr(options, name)]
+def asked() -> list[str]:
+    """What the command line asks for, for the file's name: it must not replace the whole."""
+    named, option = [], ""
+    for word in sys.argv[1:]:
+        value = word
+        if word.startswith("--"):
+            option, _, value = word[2:].partition("=")
+        if value and option not in UNNAMED:
+            named.append(option + value if value.isdigit() else value)
+    return named
 
 
 def load() -> list[float] | None:

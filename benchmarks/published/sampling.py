@@ -2,14 +2,14 @@
 
 A worker takes a task, samples its support episodes, adapts by autograd, samples its query episodes with the adapted
 policy, fits the baselines, and sends everything back. Tasks are dealt out to the workers evenly.
-
-Left out in its favour: the environments are ours (the engine made cheaper to step), without Gymnasium's checker.
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from envs.physics import route_warnings
 from metarl.data import Episodes, MetaBatch, Params
 from metarl.functional import baseline, returns
 from metarl.schema import Config
+from published.cheetah import GoalVelocityCheetah
 from published.update import act, mean
 
 
@@ -35,11 +37,7 @@ class Worker:
     def __init__(self, settings: Config) -> None:
         problem = settings.problem
         self.settings, self.horizon = settings, problem.horizon
-
-        def make() -> Any:
-            arguments: dict[str, Any] = dict(problem.env_kwargs, max_episode_steps=self.horizon)
-            return gym.make(problem.env, disable_env_checker=True, **arguments)
-
+        make = partial(GoalVelocityCheetah, problem.env_kwargs["preset"])
         self.envs = gym.vector.SyncVectorEnv([make] * problem.episodes)
 
     def task(self, theta: Params, task: np.ndarray, seed: int) -> tuple[Episodes, Episodes]:
@@ -100,6 +98,9 @@ class Worker:
 def serve(connection: Connection, settings: Config) -> None:
     """A worker's life: tasks in, episodes and CPU-seconds out, until it is told to end."""
     torch.set_num_threads(1)
+    # The stock model's file makes MuJoCo warn of a deprecated attribute.
+    route_warnings()
+    logging.getLogger("envs").setLevel(logging.ERROR)
     worker = Worker(settings)
     connection.send("ready")
     while (request := connection.recv()) is not None:

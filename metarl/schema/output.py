@@ -83,7 +83,7 @@ class ComparisonEvaluation(SupervisedEvaluation):
     @model_validator(mode="after")
     def _nothing_is_adapted(self) -> ComparisonEvaluation:
         if self.steps:
-            raise impossible("steps", "inner.rule takes no gradient steps: leave it out")
+            raise impossible("steps", "inner.rule takes no gradient steps: set it to 0")
         return self
 
 
