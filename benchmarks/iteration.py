@@ -1,4 +1,4 @@
-"""How long does a meta-iteration take, where does the time go, how does it grow, and against the published way?
+"""How long does a meta-iteration take, where does the time go, how does it grow, and how do others compare?
 
 Memory and growth are measured in one child process for each size, so that no size sees what another left behind.
 """
@@ -23,7 +23,7 @@ from metarl.train import meta_iteration
 from metarl.training import Training
 
 OURS, PLAIN = "ours", "ours, plain CG"
-PARTS = ("split", "growth", "published")
+PARTS = ("split", "growth", "published", "approximations")
 GROWTH = {
     "outer.tasks": (10, 20, 40, 80, 160),
     "problem.episodes": (5, 10, 20, 40),
@@ -33,6 +33,12 @@ GROWTH = {
 }
 QUICK_GROWTH = {"outer.tasks": (2,), "inner.steps": (2,)}
 WORKERS = 2
+APPROXIMATIONS = {
+    "as it is": (),
+    "outer.curvature_share=0.25": ("outer.curvature_share=0.25",),
+    "inner.first_order=true": ("inner.first_order=true",),
+    "precision=float64": ("precision=float64",),
+}
 
 
 def split(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -134,6 +140,29 @@ def against_published(preset: str, options: argparse.Namespace) -> list[dict[str
     ]
 
 
+def approximations(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What leaving exactness, or single precision, changes of an outer step's time: trainings side by side."""
+    threads = max(options.threads)
+    given = [f"threads={threads}", f"seed={options.seed}"]
+    trainings = {
+        name: Training(sizes.settings_of(preset, options.quick, [*given, *changes]))
+        for name, changes in APPROXIMATIONS.items()
+    }
+    taken: dict[str, list[float]] = {name: [] for name in trainings}
+    for _ in range(1 + options.rounds):
+        for name, training in trainings.items():
+            taken[name].append(meta_iteration(training)["time/outer"])
+    for training in trainings.values():
+        training.__exit__()
+    base = taken["as it is"][1:]
+    return [
+        {"preset": preset, "threads": threads, "setting": name}
+        | {"outer step [s]": rounds.median(each[1:]), "x as it is": rounds.ratio(each[1:], base)}
+        | {"seconds": each[1:]}
+        for name, each in taken.items()
+    ]
+
+
 def main() -> None:
     options = parser(__doc__, PARTS).parse_args()
     report = Report("iteration", options)
@@ -154,6 +183,11 @@ def main() -> None:
             "Against the published way",
             against_published,
             ("preset", "threads", "what", "wall [s]", "cpu [s]", "wall / ours", "cpu / ours"),
+        ),
+        "approximations": (
+            "Without exactness, and with more of it",
+            approximations,
+            ("preset", "threads", "setting", "outer step [s]", "x as it is"),
         ),
     }
     report.measure(parts, options)

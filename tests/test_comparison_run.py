@@ -1,6 +1,7 @@
 """Learners that compare through the commands: train, resume, evaluate beside MAML, mistakes."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -188,6 +189,7 @@ def test_gradient_steps_are_not_evaluated_for(tmp_path, capsys):
 
 
 @pytest.mark.data
+@pytest.mark.skipif(not os.environ.get("METARL_DATA"), reason="METARL_DATA names no folder")
 @pytest.mark.timeout(3600)
 def test_prototypical_networks_learn_omniglot(tmp_path, monkeypatch):
     """A quarter of an hour on one core; published: 98.8 %."""
