@@ -10,6 +10,14 @@ import pytest
 import torch
 
 from metarl import config
+from metarl.data import Examples
+from metarl.functional.adapt import InnerUpdate
+from metarl.functional.params import flatten_meta
+from metarl.nets.conv import Conv
+from metarl.problems.learners import Adaptation
+from metarl.problems.protocol import Variant
+from metarl.problems.supervised import SupervisedProblem
+from metarl.seeding import Key, Stream
 from metarl.train import meta_iteration
 from metarl.training import Training
 
@@ -96,3 +104,45 @@ def test_the_graph_does_what_its_kernels_do(own_stream):
                 simulate(worlds)
             found.append(worlds.qpos.cpu())
     torch.testing.assert_close(*found, atol=1e-4, rtol=0.0)
+
+
+class Pictures:
+    """Three classes of noise, so that what a network gives does not hang on the set."""
+
+    queries = 2
+
+    def sample_tasks(self, count, rng, split="train"):
+        return np.zeros((count, 1))
+
+    def examples(self, tasks, queries, key, draw=0):
+        rng = key.generator(draw)
+        drawn = [
+            torch.from_numpy(
+                rng.integers(256, size=(len(tasks), 3 * each, 1, 28, 28), dtype=np.uint8)
+            )
+            for each in (2, queries)
+        ]
+        support, query = (
+            Examples(x, (torch.arange(x.shape[1]) % 3).expand(len(x), -1)) for x in drawn
+        )
+        return support, query
+
+
+def test_a_convolutional_network_has_the_meta_gradient_and_the_curve_of_the_cpu():
+    """All tasks in one call by vmap there, one by one here, with second derivatives through the normalisation."""
+
+    def found(device, together):
+        make = lambda generator: Conv((1, 28, 28), 3, 8, generator=generator)  # noqa: E731
+        learner = Adaptation(2, InnerUpdate(0.1))
+        problem = SupervisedProblem(
+            *(Pictures(), make, "cross_entropy", learner, together, device),
+            dtype=torch.float64,
+        )
+        meta, tasks = problem.initial_meta(np.random.default_rng(0)), np.zeros((5, 1))
+        batch, _ = problem.collect(meta, tasks, Key(1, Stream.TRAIN_DATA))
+        start = problem.objective(meta, batch, Variant()).linearise(flatten_meta(meta))
+        curve = problem.adaptation_curve(meta, tasks, [0.1] * 3, 4, Key(1, Stream.EVALUATION_DATA))
+        return start.gradient.cpu(), torch.from_numpy(curve)
+
+    for here, there in zip(found("cpu", 1), found("cuda", None), strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-6, atol=1e-9)
