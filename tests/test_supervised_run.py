@@ -228,3 +228,15 @@ def test_the_sinusoid_is_learned(tmp_path):
     last = runs.read_metrics(runs.find_run("latest", tmp_path))[-1]
     assert last["eval/mse_step_1"] < 0.6 * last["eval/mse_step_0"]
     assert last["eval/mse_step_1"] < 2.0
+
+
+@pytest.mark.slow
+def test_a_recurrent_network_learns_to_adapt_to_sinusoids(tmp_path):
+    """It reads a task's points as a sequence. A minute; without adaptation no network gets below 2 or so."""
+    path = CONFIG.with_name("sinusoid_10shot.yaml")
+    given = ["network={kind: gru}", "inner.lr=0.1", "outer.lr=0.003", "iterations=500", "threads=1"]
+    evaluation = ["evaluation.every=500", "evaluation.queries=10", "evaluation.tasks=200"]
+    assert train([str(path), *given, *evaluation, "--run-dir", str(tmp_path)]) == 0
+    last = runs.read_metrics(runs.find_run("latest", tmp_path))[-1]
+    assert last["eval/mse_step_0"] > 2.0
+    assert last["eval/mse_step_1"] < 1.6

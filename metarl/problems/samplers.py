@@ -9,9 +9,14 @@ from metarl.problems.environments import EnvironmentFamily
 from metarl.resident import ResidentSampler
 from metarl.sampler import Sampler, StackedPolicy
 
+KEPT = 4
+"""Sizes whose environments are kept: training's, the evaluation's, and what is left where tasks are skipped or cut."""
+
 
 class Samplers:
     """Makes a sampler when a wave of its size first asks for it; its environments are kept from wave to wave.
+
+    Of the sizes the ones used last are kept. A sampler made anew samples the same waves.
 
     Args:
         environments: the family of tasks.
@@ -35,15 +40,20 @@ class Samplers:
 
     def __call__(self, tasks: int, episodes: int) -> Sampler:
         """The one for so many tasks and episodes of each."""
-        if (tasks, episodes) not in self._made:
+        size = tasks, episodes
+        if size in self._made:
+            self._made[size] = self._made.pop(size)  # last is what was used last
+        else:
             family = self.environments
             kind = ResidentSampler if family.resident else Sampler
             shared = (1, map) if family.resident else (self.threads, self.mapper)
-            self._made[tasks, episodes] = kind(
+            self._made[size] = kind(
                 *(family, tasks, episodes, family.horizon, self.policy),
                 *(*shared, self.device, family.observe_task),
             )
-        return self._made[tasks, episodes]
+            if len(self._made) > KEPT:
+                self._made.pop(next(iter(self._made))).close()
+        return self._made[size]
 
     def stop(self) -> None:
         """Let waves that other threads still sample end at their next step: nobody waits for them."""
