@@ -219,9 +219,7 @@ def _update(inner: Inner, names: list[str], fixed: frozenset[str] = frozenset())
 
     adapted = None
     if inner.adapt != "all" or fixed:
-        # The last weight is that of the last layer; a network's normalisations have scales and shifts.
-        last = [name for name in names if name.endswith(".weight")][-1]
-        known = {"all": ["*"], "head": [last.removesuffix("weight") + "*"]}
+        known = {"all": ["*"], "head": [_head(names)]}
         patterns = known[inner.adapt] if isinstance(inner.adapt, str) else inner.adapt
         adapted = _matching(patterns, names) - fixed
         if not adapted:
@@ -230,6 +228,12 @@ def _update(inner: Inner, names: list[str], fixed: frozenset[str] = frozenset())
                 "its parameters for every step; add another pattern, or set that to false."
             )
     return InnerUpdate(inner.lr, inner.first_order, adapted, inner.second_order_from)
+
+
+def _head(names: list[str]) -> str:
+    """The pattern of the last layer: that of the last weight, as normalisations have scales and shifts."""
+    weights = [name for name in names if name.endswith("weight")] or names
+    return weights[-1].removesuffix("weight") + "*"
 
 
 def _matching(patterns: Sequence[str], names: list[str]) -> frozenset[str]:

@@ -113,14 +113,17 @@ def size(tree: Any, besides: Any = ()) -> int:
 def tasks_that_fit(network: nn.Module, x: Tensor, examples: int, within: int) -> int:
     """How many tasks can take a gradient step at once, at least 1.
 
+    Each has its parameters three times: before the step, after it, and their gradient.
+
     Args:
         network: that adapts.
         x: some examples ``[N, ...]``; what autograd saves of them is measured, and taken to be half of what is needed.
         examples: of each task.
         within: bytes.
     """
-    saved = size(network(x), besides=(x, *network.parameters()))
-    return max(1, within * len(x) // (2 * saved * examples))
+    own = list(network.parameters())
+    saved = size(network(x), besides=(x, *own))
+    return max(1, within // (3 * size(own) + 2 * saved * examples // max(1, len(x))))
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -149,6 +149,7 @@ class Sampler:
         """Close the environments."""
         for env in self.envs:
             env.close()
+            Naming.forget(env)
 
     def wave(self, params: Params, tasks: np.ndarray, key: Key, step: int, first: int = 0) -> Wave:
         """Sample N whole episodes of each task.

@@ -6,6 +6,7 @@ import resource
 from pathlib import Path
 
 import allocations
+import numpy as np
 import pytest
 import support
 import torch
@@ -18,8 +19,11 @@ from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.layered import order
 from metarl.functional.params import flatten, flatten_meta, for_tasks, unflatten_meta
 from metarl.functional.tasks import chunks, take
+from metarl.nets.mlp import MLP
 from metarl.problems import rl
 from metarl.problems.protocol import Variant
+from metarl.problems.sinusoid import Sinusoid
+from metarl.problems.supervised import SupervisedProblem
 from metarl.seeding import Stream, generator
 
 MIB = 2**20
@@ -238,7 +242,26 @@ def test_as_many_tasks_are_evaluated_at_once_as_what_a_network_saves_allows(exam
     # The ReLU's 8 results, saved for itself and for the layer above, and the 2 of that; the 3 inputs are there anyway.
     network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     of_an_example, x = (8 + 2) * 4, torch.zeros(5, 3)
+    parameters = (4 * 8 + 9 * 2) * 4
     for tasks in (1, 7):
-        within = tasks * examples * 2 * of_an_example
+        within = tasks * (3 * parameters + examples * 2 * of_an_example)
         assert memory.tasks_that_fit(network, x, examples, within) == tasks
         assert memory.tasks_that_fit(network, x, examples, within - 1) == max(1, tasks - 1)
+
+
+def test_parts_of_an_evaluation_keep_their_size_and_follow_each_other_on_a_gpu(monkeypatch):
+    """Rounding depends on the size, and a part is sized for what is left while no other runs."""
+    problem = SupervisedProblem(
+        Sinusoid(3, 2, False), lambda generator: MLP((1,), 1, (4,)), threads=2
+    )
+    drawn = problem._drawn(problem.sample_tasks(2, np.random.default_rng(0)), 4, support.KEY)
+    problem.device = torch.device("cuda")
+    monkeypatch.setattr(problem, "_inputs", lambda x: x.float())
+    one_task = 3 * 4 * (2 * 4 + 5) + 2 * (3 + 4) * 4 * (4 + 1)
+    monkeypatch.setattr(memory, "budget", lambda device: 5 * one_task)
+    assert problem._parted(drawn) == (map, 5)
+    monkeypatch.setattr(memory, "budget", lambda device: one_task)
+    assert problem._parted(drawn) == (map, 5)
+    problem.device = torch.device("cpu")
+    assert problem._parted(drawn) == (problem.pool.map, 200)
+    problem.close()

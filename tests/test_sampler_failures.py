@@ -13,7 +13,7 @@ import pytest
 import support
 import torch
 
-from metarl.checks.failures import EnvironmentFailureError
+from metarl.checks.failures import EnvironmentFailureError, Naming
 from metarl.checks.nonfinite import NonFiniteError
 from metarl.functional.params import for_tasks
 from metarl.problems.environments import EnvironmentFamily, UnusableEnvironmentError
@@ -71,6 +71,17 @@ def test_a_wave_that_fails_has_ended_in_every_thread_and_the_next_one_is_as_ever
         assert [stepped.count(env) for env in sampler.envs] == [T, 3, T]
         found = sampler.wave(params, good, support.KEY, 0)
     assert all(torch.equal(*each) for each in zip(found, expected, strict=True))
+
+
+def test_an_environment_that_is_closed_is_forgotten():
+    """Another one may get its identity, and a first call is given more time than a later one."""
+    family = EnvironmentFamily("support:Target-v0", {}, T)
+    sampler = Sampler(family, 3, N, T, POLICY.stacked)
+    sampler.wave(for_tasks(support.theta_of(POLICY), 3), GOOD_AND_BAD, support.KEY, 0)
+    (env,) = sampler.envs
+    assert [Naming(env, call).first for call in ("reset", "step 3")] == [False, False]
+    sampler.close()
+    assert [Naming(env, call).first for call in ("reset", "step 3")] == [True, True]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -24,6 +24,7 @@ UNNAMED = ("quick", "results", "after")
 def parser(description: str | None, parts: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The options of every benchmark; of one of several parts, which of them to measure."""
     result = argparse.ArgumentParser(
+        allow_abbrev=False,
         description=(description or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

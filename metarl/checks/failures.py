@@ -81,6 +81,11 @@ class Naming:
         return f"{name_of(self.env)}{slot}, {self.where}"
 
     @staticmethod
+    def forget(env: Any) -> None:
+        """An environment is closed: another one may get its identity."""
+        Naming.returned.difference_update({(id(env), call) for call in ("reset", "step")})
+
+    @staticmethod
     def longest_open() -> Naming | None:
         """Of the calls that have not returned, the one that was begun first, with its slot if that is known."""
         calls = list(Naming.open.copy().values())

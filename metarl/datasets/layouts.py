@@ -88,8 +88,9 @@ def _split(located: Located) -> dict[str, list[ClassFiles]]:
         for name in by_folder:
             if name.count("/") == top:
                 found[_part(name, -3)].append((_part(name, -2), (tree, name)))
-        if len(lists) == len(SPLITS):
-            _hold_against(tree, lists, found)
+        beside = {file: name for file, name in lists.items() if name.count("/") == top - 2}
+        if len(beside) == len(SPLITS):
+            _hold_against(tree, beside, found)
     else:
         if len(lists) != len(SPLITS):
             raise DatasetError(
@@ -131,12 +132,15 @@ def _listed(tree: Tree, lists: dict[str, str], pictures: set[str]) -> dict[str, 
 
 
 def _hold_against(tree: Tree, lists: dict[str, str], found: dict[str, list[Member]]) -> None:
-    """Refuse folders that lack a picture of the lists beside them, unless those name none of the folders' at all."""
-    rows = [
-        (split, row)
-        for split, file in zip(SPLITS, CSV_FILES, strict=True)
-        for row in read_rows(tree, lists[file])
-    ]
+    """Refuse folders that lack a picture of the lists beside them, unless those are of another kind or another copy."""
+    try:
+        rows = [
+            (split, row)
+            for split, file in zip(SPLITS, CSV_FILES, strict=True)
+            for row in read_rows(tree, lists[file])
+        ]
+    except DatasetError:
+        return
     held = {
         (split, label, _part(name, -1))
         for split, members in found.items()

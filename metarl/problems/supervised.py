@@ -123,6 +123,7 @@ class SupervisedProblem:
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self.mapper: Mapper = self.pool.map if self.pool else map
         self._own_network = PerThread(self.network)
+        self._fitting: dict[int, int] = {}
 
     def initial_meta(self, rng: np.random.Generator) -> Meta:
         """The network's initial parameters, and what the learner has beside them."""
@@ -184,9 +185,9 @@ class SupervisedProblem:
             predictions = self.predictions(meta, support, query.x, rates)
             return torch.stack([self.loss.score(each, query.y) for each in predictions], dim=1)
 
-        parts = chunks(share.count, self._evaluated_at_once(batch))
+        mapper, at_once = self._parted(batch)
         found = []
-        for scores in self.mapper(curve, parts):
+        for scores in mapper(curve, chunks(share.count, at_once)):
             found.append(scores.double().cpu())
             advance(scores.numel())
         return np.ascontiguousarray(share.join(torch.cat(found)).numpy().T)
@@ -245,12 +246,16 @@ class SupervisedProblem:
         # All are drawn, wherever they are wanted: what a task gets may depend on those before it.
         return take(self.source.examples(tasks, queries, key, draw), rows)
 
-    def _evaluated_at_once(self, drawn: tuple[Examples, Examples]) -> int:
-        if self.tasks_at_once or self.device.type == "cpu":
-            return self.tasks_at_once or EVALUATED_AT_ONCE
+    def _parted(self, drawn: tuple[Examples, Examples]) -> tuple[Mapper, int]:
+        """What maps over the parts of an evaluation, and how many tasks each has."""
+        if self.device.type == "cpu":
+            return self.mapper, self.tasks_at_once or EVALUATED_AT_ONCE
         examples = sum(part.x.shape[1] for part in drawn)
-        x, within = self._inputs(drawn[0].x[0]), memory.budget(self.device)
-        return min(EVALUATED_AT_ONCE, memory.tasks_that_fit(self.network, x, examples, within))
+        if examples not in self._fitting:  # found once: rounding depends on it
+            x, within = self._inputs(drawn[0].x[0]), memory.budget(self.device)
+            fitting = memory.tasks_that_fit(self.network, x, examples, within)
+            self._fitting[examples] = min(EVALUATED_AT_ONCE, fitting)
+        return map, self.tasks_at_once or self._fitting[examples]
 
     def _read(self, parts: tuple[Examples, Examples]) -> tuple[Examples, Examples]:
         """What a network is given of them, where it is and of its type."""

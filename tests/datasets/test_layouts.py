@@ -290,6 +290,18 @@ def test_lists_that_name_none_of_the_folders_pictures_are_of_another_copy(tmp_pa
     assert found.names == ("n00000002",)
 
 
+def test_so_are_lists_that_cannot_be_read_and_ones_in_other_folders(tmp_path, samples):
+    files = with_lists(samples) | {"val.csv": b"number;name\n1;a\n"}
+    found = datasets.load("mini-imagenet", "val", samples.write_folder(tmp_path / "a", files))
+    assert found.names == ("n00000002",)
+    files = with_lists(samples)
+    files.pop("val/n00000002/n0000000200000001.jpg")
+    for split in SPLITS:
+        files[f"{split}/{split}.csv"] = files.pop(f"{split}.csv")
+    found = datasets.load("mini-imagenet", "val", samples.write_zip(tmp_path / "mini.zip", files))
+    assert len(found.images) == 1
+
+
 def test_a_missing_drawing_or_character_is_named(tmp_path, samples):
     root = omniglot_as("folders", tmp_path / "d", samples)
     folder = root / "images_background/Latin/character01"
