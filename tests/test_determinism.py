@@ -17,7 +17,7 @@ from metarl.train import main
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).with_name("golden_metrics.json")
-EVERY = ("outer.tasks=8", "network.hidden_sizes=[16]", "iterations=3")
+EVERY = ("outer.tasks=8", "network.hidden_sizes=[16]", "iterations=3", "seed=1")
 POLICY = (
     *EVERY,
     *("problem.episodes=4", "problem.horizon=20"),
@@ -29,7 +29,11 @@ EXAMPLES = (
     *("network.initialisation=xavier_uniform", "run.log_every=1"),
     "evaluation={every: 3, tasks: 2, queries: 5, steps: 2}",
 )
-SMALL = {"nav2d": POLICY, "cheetah_vel": POLICY, "sinusoid_5shot": EXAMPLES}
+SMALL = {
+    "nav2d": POLICY,
+    "cheetah_vel": (*POLICY, "outer.cg_iterations=4"),
+    "sinusoid_5shot": EXAMPLES,
+}
 CHANGING = {
     **dict.fromkeys(("nav2d", "cheetah_vel"), ("return/pre", "return/post")),
     "sinusoid_5shot": ("loss/pre", "loss/post"),
