@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +20,7 @@ import torch
 from measuring import rounds, sizes
 from measuring.report import Report, parser
 from mujoco.batch import Batch
-from published.cheetah import FRAME_SKIP, GoalVelocityCheetah
+from published.cheetah import FRAME_SKIP, GoalVelocityCheetah, quiet_stock_model
 
 from envs.physics import ASSETS, load_model, quiet_clock
 from metarl.functional.params import for_tasks
@@ -225,8 +224,7 @@ def compare(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> int:
     options = parser(__doc__).parse_args()
-    # The stock model's file makes MuJoCo warn of a deprecated attribute.
-    logging.getLogger("envs").setLevel(logging.ERROR)
+    quiet_stock_model()
     report = Report("sampler", options)
     torch.set_num_threads(1)
     rows = [row for preset in options.presets for row in compare(preset, options)]

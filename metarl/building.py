@@ -286,12 +286,10 @@ def make_outer(settings: Config) -> Outer:
     chosen = settings.outer
     if isinstance(chosen, TRPO):
         return outer.TRPO(trust_region(chosen), chosen.momentum, chosen.momentum_warmup)
-    rate = chosen.lr, chosen.schedule, chosen.final_lr
-    schedule = outer.Schedule(*rate, settings.iterations)
+    schedule = outer.Schedule(chosen.lr, chosen.schedule, chosen.final_lr, settings.iterations)
     match chosen:
         case VPG():
-            variant = Variant(exploration=chosen.exploration)
-            return outer.Descent(outer.Adam(schedule), variant)
+            return outer.Descent(outer.Adam(schedule), Variant(exploration=chosen.exploration))
         case PPO():
             steps = schedule._replace(total=settings.iterations * chosen.epochs)
             found = chosen.clip, chosen.epochs, chosen.kl_target, chosen.kl_coefficient

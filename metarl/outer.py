@@ -222,6 +222,13 @@ class PPO:
 
     Source: Rothfuss et al. 2019 (arXiv:1810.06784), section 6; the rule for η: Schulman et al. 2017
     (arXiv:1707.06347), section 4.
+
+    Args:
+        schedule: of Adam's rate, over ``epochs`` steps for each meta-batch.
+        clip: ε, how far the likelihood ratio may be from 1.
+        epochs: Adam steps on each meta-batch.
+        kl_target: of the inner steps' KL, in nats.
+        kl_coefficient: η of the first iteration.
     """
 
     def __init__(

@@ -68,15 +68,13 @@ class LoopVectorEnv(VectorEnv[Any, Any, Any]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._shape = conformance.shape_of(self.single_observation_space)
         self._obs = np.zeros((self.num_envs, *self._shape), dtype=np.float64)
-        self._ended = np.ones((2, self.num_envs), dtype=bool)
-        self._step = 0
+        self._ended, self._step = np.ones((2, self.num_envs), dtype=bool), 0
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Set every slot's task, ``options["task"]`` ``[num_envs, D]``, and start its episode from ``seed[slot]``."""
-        self._ended[:] = False
-        self._step = 0
+        self._ended[:], self._step = False, 0
         for slot, env in enumerate(self.envs):
             task = None if options is None else options["task"][slot]
             with Naming(self, "reset", slot):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("benchmarks_on_the_path")
 
 
-def run(script, tmp_path, *options):
+def run(script, tmp_path, *options, asked=()):
     subprocess.run(
         [
             sys.executable,
@@ -30,8 +30,7 @@ def run(script, tmp_path, *options):
         timeout=900,
     )
     (path,) = tmp_path.glob("*.json")
-    assert path.name.startswith(script)
-    assert path.name.endswith("quick.json")
+    assert path.name == "-".join([script, *asked, "quick.json"])
     record = json.loads(path.read_text())
     assert record["name"] == script
     assert f"benchmarks/{script}.py --quick" in record["command"]
@@ -54,7 +53,7 @@ def test_the_sampler_benchmark_simulates_the_same_trajectories(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_update_benchmark_agrees_and_times_every_way(tmp_path):
-    results = run("update", tmp_path, "--presets", "gym")
+    results = run("update", tmp_path, "--presets", "gym", asked=["gym"])
     for row in results["Agreement, relative"]:
         assert row["dtype"] == "float32" or max(row["autograd"], row["published"]) <= 1e-5
     ways = ("closed form [ms]", "autograd [ms]", "published [ms]")
@@ -67,13 +66,19 @@ def test_the_update_benchmark_agrees_and_times_every_way(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_iteration_benchmark_accounts_for_the_seconds(tmp_path):
-    results = run("iteration", tmp_path, "--presets", "gym", "--threads", "1")
+    results = run(
+        *("iteration", tmp_path, "--presets", "gym", "--threads", "1"), asked=["gym", "threads1"]
+    )
     stages = ("sampling", "credit", "inner steps", "gradient", "preconditioner", "products")
     for row in results["Seconds by stage"]:
         assert 0 < sum(row[stage] for stage in stages) <= row["seconds"]
         assert 0 < row["before MiB"] <= row["peak MiB"]
     names = [row["what"] for row in results["Against the published way"]]
     assert names == ["ours", "ours, plain CG", "collect", "update 1", "published, 1 torch threads"]
+    settings = [row["setting"] for row in results["Without exactness, and with more of it"]]
+    assert settings == [
+        *("as it is", "outer.curvature_share=0.25", "inner.first_order=true", "precision=float64")
+    ]
 
 
 @pytest.mark.slow
@@ -121,7 +126,9 @@ def test_the_gpu_benchmark_says_what_to_install(monkeypatch, capsys):
 def test_the_gpu_benchmark_runs_on_warps_cpu_device(tmp_path):
     pytest.importorskip("mujoco_warp", reason="needs the extra gpu")
     options = "--device", "cpu", "--presets", "paper", "--threads", "1"
-    compiling, physics, waves, update, iteration = run("gpu", tmp_path, *options).values()
+    compiling, physics, waves, update, iteration = run(
+        *("gpu", tmp_path, *options), asked=["cpu", "paper", "threads1"]
+    ).values()
     assert compiling[0]["seconds"] > 0
     for rows in (physics, waves):
         assert [(row["worlds"], row["engine"]) for row in rows] == [

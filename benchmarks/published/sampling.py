@@ -6,7 +6,6 @@ policy, fits the baselines, and sends everything back. Tasks are dealt out to th
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import time
 from functools import partial
@@ -19,11 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from envs.physics import route_warnings
 from metarl.data import Episodes, MetaBatch, Params
 from metarl.functional import baseline, returns
 from metarl.schema import Config
-from published.cheetah import GoalVelocityCheetah
+from published.cheetah import GoalVelocityCheetah, quiet_stock_model
 from published.update import act, mean
 
 
@@ -98,9 +96,7 @@ class Worker:
 def serve(connection: Connection, settings: Config) -> None:
     """A worker's life: tasks in, episodes and CPU-seconds out, until it is told to end."""
     torch.set_num_threads(1)
-    # The stock model's file makes MuJoCo warn of a deprecated attribute.
-    route_warnings()
-    logging.getLogger("envs").setLevel(logging.ERROR)
+    quiet_stock_model()
     worker = Worker(settings)
     connection.send("ready")
     while (request := connection.recv()) is not None:

@@ -29,7 +29,7 @@ def map_to_the_end(mapper: Mapper, function: Callable[[Any], None], items: Itera
     def attempt(item: Any) -> Exception | None:
         try:
             function(item)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - raised below, whatever it is
             return error
         return None
 

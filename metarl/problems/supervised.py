@@ -248,14 +248,15 @@ class SupervisedProblem:
 
     def _parted(self, drawn: tuple[Examples, Examples]) -> tuple[Mapper, int]:
         """What maps over the parts of an evaluation, and how many tasks each has."""
-        if self.device.type == "cpu":
-            return self.mapper, self.tasks_at_once or EVALUATED_AT_ONCE
+        on_cpu = self.device.type == "cpu"
+        if on_cpu or self.tasks_at_once:
+            return self.mapper if on_cpu else map, self.tasks_at_once or EVALUATED_AT_ONCE
         examples = sum(part.x.shape[1] for part in drawn)
         if examples not in self._fitting:  # found once: rounding depends on it
             x, within = self._inputs(drawn[0].x[0]), memory.budget(self.device)
             fitting = memory.tasks_that_fit(self.network, x, examples, within)
             self._fitting[examples] = min(EVALUATED_AT_ONCE, fitting)
-        return map, self.tasks_at_once or self._fitting[examples]
+        return map, self._fitting[examples]
 
     def _read(self, parts: tuple[Examples, Examples]) -> tuple[Examples, Examples]:
         """What a network is given of them, where it is and of its type."""
