@@ -12,8 +12,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("metarl/**/*.py"), *ROOT.glob("envs/**/*.py")])
 ALLOWED = {
-    "metarl.functional": ["torch", "metarl.data"],
+    "metarl.functional": ["torch", "metarl.data", "metarl.kernels"],
     "metarl.nets": ["torch"],
+    "metarl.kernels": ["torch", "numpy"],
     "metarl.datasets": [
         *("numpy", "PIL"),
         *("metarl.errors", "metarl.presentation.plaintext", "metarl.presentation.progress"),

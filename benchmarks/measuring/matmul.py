@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import torch
 
+from metarl import kernels
 from metarl.functional.tasks import Mapper
 
 SGEMM_SIZE = 1024
@@ -57,23 +58,24 @@ def products_alone(
     sizes: Sequence[int], states: int, inner_steps: int, tasks: int, mapper: Mapper
 ) -> Callable[[], None]:
     """The matrix products of one Hessian-vector product and nothing else, results thrown away."""
-    filled = lambda *shape: torch.full(shape, 0.01)  # noqa: E731
+    filled = lambda *shape: torch.full((1, *shape), 0.01)  # noqa: E731
     buffers = [
-        (filled(n + 1, states), filled(states, n + 1), filled(m, states), filled(m, n + 1))
+        (
+            *(filled(n + 1, states), kernels.rows(filled(n + 1, states))),
+            *(filled(m, states), filled(m, n + 1)),
+        )
         for n, m in pairwise(sizes)
     ]
 
     def one_task(_: int) -> None:
         for layer, (inputs, rows, deltas, matrix) in enumerate(buffers):
-            count, transposed = products(layer, inner_steps), matrix[:, :-1].mT.contiguous()
-            above, below = torch.empty_like(deltas), torch.empty_like(inputs[:-1])
-            gradient = torch.empty_like(matrix)
+            count, transposed = products(layer, inner_steps), matrix[:, :, :-1].mT.contiguous()
             for _ in range(count.forward):
-                torch.mm(matrix, inputs, out=above)
+                kernels.matmul(matrix, inputs)
             for _ in range(count.weight):
-                torch.mm(deltas, rows, out=gradient)
+                kernels.matmul(deltas, rows)
             for _ in range(count.backward):
-                torch.mm(transposed, deltas, out=below)
+                kernels.matmul(transposed, deltas)
 
     def run() -> None:
         list(mapper(one_task, range(tasks)))
@@ -82,13 +84,15 @@ def products_alone(
 
 
 def sgemm(threads: int, mapper: Mapper, repeats: int) -> tuple[Callable[[], None], int]:
-    """Large square products, ``repeats`` in each Python thread; and their floating-point operations."""
-    matrices = [torch.full((3, SGEMM_SIZE, SGEMM_SIZE), 0.01) for _ in range(threads)]
+    """Large square products by the library that ours use, and their floating-point operations.
+
+    Each Python thread takes ``repeats`` of them.
+    """
+    matrices = [torch.full((1, SGEMM_SIZE, SGEMM_SIZE), 0.01) for _ in range(threads)]
 
     def multiply(index: int) -> None:
-        a, b, out = matrices[index]
         for _ in range(repeats):
-            torch.mm(a, b, out=out)
+            kernels.matmul(matrices[index], matrices[index])
 
     def run() -> None:
         list(mapper(multiply, range(threads)))

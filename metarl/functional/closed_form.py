@@ -80,16 +80,17 @@ class Activations(NamedTuple):
     query: Query
 
 
-def numbers_kept(sizes: Sequence[int], steps: int) -> int:
+def numbers_kept(sizes: Sequence[int], steps: int, copied: bool = True) -> int:
     """How many numbers :class:`Activations` have for each state of a wave; see benchmarks/README.md.
 
     Args:
-        sizes: of the layers of a ReLU policy, from the observation to the action. One with tanh has its hidden units
-            once more for each step.
+        sizes: of a ReLU policy's layers, observation to action; with tanh the hidden units count once more for each step.
         steps: inner steps.
+        copied: whether rows are copies of the columns, as :func:`metarl.kernels.rows` decides.
     """
-    passed = 2 * sum(size + 1 for size in sizes[:-1]) + sizes[-1]
-    tape = passed + 2 * sum(sizes[2:]) + 3 * sizes[-1]
+    inputs, hidden, above = sum(size + 1 for size in sizes[:-1]), sum(sizes[1:-1]), sum(sizes[2:])
+    passed = (1 + copied) * inputs + hidden + sizes[-1]
+    tape = passed + (2 + copied) * above + 3 * sizes[-1]
     return steps * tape + passed + 2
 
 

@@ -9,7 +9,8 @@ a symbol is its derivative along the tangent.
 
 States are columns: a product with W_i then multiplies two matrices as they lie in memory, the fastest form on a CPU.
 A sum over states, such as a weight's gradient δ_i x_iᵀ, is so only with one of its two factors in rows. What is used
-again is kept both ways: x_i, and δ_i for δ_i ẋ_iᵀ.
+again is kept both ways, where that is faster: x_i, and δ_i for δ_i ẋ_iᵀ. Below what is kept there is room for its dot,
+so that both are one factor: ż_i = [Ṁ_i W_i] [x_i; ḣ_i], and the derivative of W_iᵀ δ_i is [Ẇ_iᵀ W_iᵀ] [δ_i; δ̇_i].
 
 Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian", Neural Computation 6(1).
 """
@@ -24,6 +25,7 @@ from torch import Tensor
 from metarl.data import Episodes
 from metarl.functional.estimators import Estimator, weights
 from metarl.functional.layered import Architecture, Layered, free, log_std
+from metarl.kernels import activate, matmul, rows, through_activation
 
 
 class Forward(NamedTuple):
@@ -34,6 +36,9 @@ class Forward(NamedTuple):
         transposed: W_iᵀ, ``[C, in, out]``.
         inputs: x_0 .. x_{depth−1}, each ``[C, in + 1, B]``.
         rows: x_iᵀ, ``[C, B, in + 1]``, where products are to follow; else none.
+        hidden: h_1 .. h_{depth−1} in them, each ``[C, in, B]``.
+        joined: x_0, and [x_i; room for ḣ_i] ``[C, in + 1 + in, B]``, where products are to follow; else the inputs.
+        room: for ḣ_1 .. ḣ_{depth−1} in them.
         mean: the action mean, ``[C, A, B]``.
     """
 
@@ -41,11 +46,10 @@ class Forward(NamedTuple):
     transposed: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...]
     rows: tuple[Tensor, ...]
+    hidden: tuple[Tensor, ...]
+    joined: tuple[Tensor, ...]
+    room: tuple[Tensor, ...]
     mean: Tensor
-
-    def hidden(self, layer: int) -> Tensor:
-        """h_i, ``[C, in, B]``."""
-        return self.inputs[layer][:, :-1]
 
 
 class Tape(NamedTuple):
@@ -53,9 +57,10 @@ class Tape(NamedTuple):
 
     Attributes:
         forward: the forward pass, with its rows.
-        top: δ_{depth−1}, ``[C, A, B]``.
-        deltas: δ_1 .. δ_{depth−1}, each ``[C, out, B]``.
-        rows: δ_iᵀ of the same, ``[C, B, out]``.
+        joined: [δ_i; room for δ̇_i] at i = 1 .. depth−1, each ``[C, out + out, B]``; at 0 where that is all.
+        deltas: δ_i in them.
+        room: for δ̇_i in them.
+        rows: δ_iᵀ, ``[C, B, out]``.
         bends: for tanh, −2 h_i ⊙ ∂loss/∂h_i at i = 1 .. depth−1, ``[C, size, B]``: the part of a''(z) ż that no
             product changes, as a''(z) ż = −2 h ḣ. Empty for relu, whose a'' is zero.
         score: g = ∂log π/∂μ = (a − μ)/σ², ``[C, A, B]``.
@@ -66,8 +71,9 @@ class Tape(NamedTuple):
     """
 
     forward: Forward
-    top: Tensor
+    joined: tuple[Tensor, ...]
     deltas: tuple[Tensor, ...]
+    room: tuple[Tensor, ...]
     rows: tuple[Tensor, ...]
     bends: tuple[Tensor, ...]
     score: Tensor
@@ -89,31 +95,22 @@ def forward(arch: Architecture, params: Layered, obs: Tensor, kept: bool = False
     Returns:
         What the backward pass and the products need; B states as columns.
     """
-    matrices = params.matrices
-    transposed = tuple(each[:, :, :-1].mT.contiguous() for each in matrices)
-    inputs = [_with_ones(obs.new_empty(len(obs), obs.shape[2] + 1, obs.shape[1]))]
-    inputs[0][:, :-1] = obs.mT
-    for matrix in matrices[:-1]:
-        above = inputs[-1].new_empty(len(obs), matrix.shape[1] + 1, obs.shape[1])
-        hidden = torch.bmm(matrix, inputs[-1], out=_with_ones(above)[:, :-1])
-        hidden.relu_() if arch.activation == "relu" else hidden.tanh_()
-        inputs.append(above)
-    mean = torch.bmm(matrices[-1], inputs[-1])
-    rows = tuple(each.mT.contiguous() for each in inputs) if kept else ()
-    return Forward(params, transposed, tuple(inputs), rows, mean)
-
-
-def _with_ones(columns: Tensor) -> Tensor:
-    columns[:, -1] = 1.0
-    return columns
-
-
-def _through_activation(arch: Architecture, moved: Tensor, output: Tensor) -> Tensor:
-    """a'(z) ⊙ ``moved``, in its place, with a'(z) read off the output h = a(z)."""
-    if arch.activation == "relu":
-        relu_backward = torch.ops.aten.threshold_backward.grad_input
-        return relu_backward(moved, output, 0.0, grad_input=moved)
-    return torch.ops.aten.tanh_backward.grad_input(moved, output, grad_input=moved)
+    transposed = tuple(each[:, :, :-1].mT.contiguous() for each in params.matrices)
+    lowest = obs.new_empty(len(obs), obs.shape[2] + 1, obs.shape[1])
+    lowest[:, :-1], lowest[:, -1] = obs.mT, 1.0
+    inputs, hidden, joined, room = [lowest], [], [lowest], []
+    for matrix in params.matrices[:-1]:
+        z, size = matmul(matrix, inputs[-1]), matrix.shape[1]
+        above = z.new_empty(len(z), size + 1 + (size if kept else 0), z.shape[2])
+        hidden.append(activate(arch.activation, z, above[:, :size]))
+        above[:, size] = 1.0
+        inputs.append(above[:, : size + 1])
+        joined.append(above)
+        room.append(above[:, size + 1 :])
+    mean = matmul(params.matrices[-1], inputs[-1])
+    turned = tuple(rows(each) for each in inputs) if kept else ()
+    seen = tuple(inputs), turned, tuple(hidden), tuple(joined), tuple(room)
+    return Forward(params, transposed, *seen, mean)
 
 
 def backward(
@@ -124,12 +121,12 @@ def backward(
     Returns:
         All δ_i ``[C, out, B]``, and the gradient of every M_i, δ_i x_iᵀ ``[C, out, in + 1]``.
     """
-    rows = passed.rows or tuple(each.mT for each in passed.inputs)
-    deltas, gradients = [top], [torch.bmm(top, rows[-1])]
+    turned = passed.rows or tuple(each.mT for each in passed.inputs)
+    deltas, gradients = [top], [matmul(top, turned[-1])]
     for i in reversed(range(1, arch.depth)):
-        below = torch.bmm(passed.transposed[i], deltas[0])
-        deltas.insert(0, _through_activation(arch, below, passed.hidden(i)))
-        gradients.insert(0, torch.bmm(deltas[0], rows[i - 1]))
+        below = matmul(passed.transposed[i], deltas[0])
+        deltas.insert(0, through_activation(arch.activation, below, passed.hidden[i - 1], below))
+        gradients.insert(0, matmul(deltas[0], turned[i - 1]))
     return tuple(deltas), tuple(gradients)
 
 
@@ -159,20 +156,23 @@ def taped_policy_gradient(
     standardised = _standardised(episodes, passed, inverse_std)
     squares = standardised.square()
     bends = tuple(
-        torch.bmm(passed.transposed[i], deltas[i]).mul_(passed.hidden(i)).mul_(-2.0)
+        matmul(passed.transposed[i], deltas[i]).mul_(passed.hidden[i - 1]).mul_(-2.0)
         for i in range(1, arch.depth)
         if arch.activation == "tanh"
     )
+    joined = [torch.cat([each, each], dim=1) for each in deltas[1:] or deltas]
+    deltas, room = zip(*(each.chunk(2, dim=1) for each in joined), strict=True)
     tape = Tape(
         passed,
-        deltas[-1],
-        deltas[1:],
-        tuple(each.mT.contiguous() for each in deltas[1:]),
+        tuple(joined),
+        deltas,
+        room,
+        tuple(rows(each) for each in deltas),
         bends,
         standardised.mul_(inverse_std),
         squares - 1.0,
         per_step * inverse_std.square(),
-        torch.bmm(squares, per_step.mT),
+        matmul(squares, per_step.mT),
         free(arch, params),
     )
     return gradient, tape
@@ -208,12 +208,14 @@ def likelihood_gradient(
 def tangent_forward(arch: Architecture, passed: Forward, tangent: Layered) -> tuple[Tensor, ...]:
     """ḣ_1 .. ḣ_{depth−1} and μ̇, the derivative of every layer along ``tangent``, each ``[C, out, B]``."""
     moved: list[Tensor] = []
-    for i, inputs in enumerate(passed.inputs):
-        z = torch.bmm(tangent.matrices[i], inputs)
+    for i, joined in enumerate(passed.joined):
+        matrix = tangent.matrices[i]
         if moved:
-            z.baddbmm_(passed.params.matrices[i][:, :, :-1], moved[-1])
-        last = i == arch.depth - 1
-        moved.append(z if last else _through_activation(arch, z, passed.hidden(i + 1)))
+            matrix = torch.cat([matrix, passed.params.matrices[i][:, :, :-1]], dim=2)
+        z = matmul(matrix, joined)
+        if i < arch.depth - 1:
+            z = through_activation(arch.activation, z, passed.hidden[i], passed.room[i])
+        moved.append(z)
     return tuple(moved)
 
 
@@ -243,10 +245,10 @@ def hessian_product(
     weights_moved = estimator.hessian_product(log_prob_moved.reshape(shape), episodes)
     weights_moved = weights_moved.flatten(1).unsqueeze(1)
 
-    delta, twice = tape.top, 2.0 * log_std_moved
-    log_std_product = torch.bmm(tape.excess, weights_moved.mT)
+    delta, top_moved, twice = tape.deltas[-1], tape.room[-1], 2.0 * log_std_moved
+    log_std_product = matmul(tape.excess, weights_moved.mT)
     log_std_product -= 2.0 * (delta * mean_moved).sum(2, keepdim=True) + twice * tape.second_moment
-    top_moved = (tape.score * weights_moved).addcmul_(delta, twice, value=-1.0)
+    torch.mul(tape.score, weights_moved, out=top_moved).addcmul_(delta, twice, value=-1.0)
     top_moved.addcmul_(tape.precision, mean_moved, value=-1.0)
 
     products = _tangent_backward(arch, tape, tangent, moved, top_moved)
@@ -257,15 +259,16 @@ def _tangent_backward(
     arch: Architecture, tape: Tape, tangent: Layered, moved: list[Tensor], delta_moved: Tensor
 ) -> tuple[Tensor, ...]:
     """The derivative along ``tangent`` of :func:`backward`'s gradients."""
-    passed, products = tape.forward, [torch.bmm(delta_moved, tape.forward.rows[-1])]
+    passed, products = tape.forward, [matmul(delta_moved, tape.forward.rows[-1])]
     for i in reversed(range(1, arch.depth)):
-        products[0][:, :, :-1] += torch.bmm(moved[i - 1], tape.rows[i - 1]).mT
-        below = torch.bmm(passed.transposed[i], delta_moved)
-        below.baddbmm_(tangent.matrices[i][:, :, :-1].mT.contiguous(), tape.deltas[i - 1])
-        delta_moved = _through_activation(arch, below, passed.hidden(i))
+        products[0][:, :, :-1].add_(matmul(moved[i - 1], tape.rows[i - 1]).mT)
+        turned = torch.cat([tangent.matrices[i][:, :, :-1].mT, passed.transposed[i]], dim=2)
+        below = matmul(turned, tape.joined[i - 1])
+        room = tape.room[i - 2] if i > 1 else below
+        delta_moved = through_activation(arch.activation, below, passed.hidden[i - 1], room)
         if arch.activation == "tanh":
             delta_moved.addcmul_(tape.bends[i - 1], moved[i - 1])
-        products.insert(0, torch.bmm(delta_moved, passed.rows[i - 1]))
+        products.insert(0, matmul(delta_moved, passed.rows[i - 1]))
     return tuple(products)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -61,12 +61,18 @@ class GaussianMLP(nn.Module):
                 hidden = ACTIVATIONS[self.activation](hidden)
         return hidden, self.log_std.clamp(min=self.min_log_std)
 
-    def stacked(self, params: dict[str, Tensor], obs: Tensor) -> tuple[Tensor, Tensor]:
+    def stacked(
+        self,
+        params: dict[str, Tensor],
+        obs: Tensor,
+        activations: Mapping[str, Callable[[Tensor], Tensor]] = ACTIVATIONS,
+    ) -> tuple[Tensor, Tensor]:
         """M policies at once, by batched matrix products; its oracle is ``forward`` under ``vmap``.
 
         Args:
             params: one parameter set per task, ``[M, *shape]``.
             obs: ``[M, B, O]``.
+            activations: where no derivative is wanted, ones that write over what they are given.
 
         Returns:
             Mean ``[M, B, A]`` and log standard deviation ``[M, A]``.
@@ -76,5 +82,5 @@ class GaussianMLP(nn.Module):
             bias, weight = params[f"layers.{index}.bias"], params[f"layers.{index}.weight"]
             hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.mT)
             if index < len(self.layers) - 1:
-                hidden = ACTIVATIONS[self.activation](hidden)
+                hidden = activations[self.activation](hidden)
         return hidden, params["log_std"].clamp(min=self.min_log_std)

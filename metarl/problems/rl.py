@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metarl import memory
+from metarl import kernels, memory
 from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional import closed_form, objectives
 from metarl.functional.adapt import InnerUpdate, inner_step
@@ -247,7 +247,7 @@ class RLProblem:
     def act(self, params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
         """M policies at once: ``[M, *shape]``, ``[M, B, O] -> [M, B, A]``, ``[M, A]``."""
         if isinstance(self.policy, GaussianMLP):
-            return self.policy.stacked(params, obs)
+            return self.policy.stacked(params, obs, kernels.IN_PLACE)
         return over_tasks(self._act, params, obs)
 
     def close(self) -> None:

@@ -1,0 +1,76 @@
+"""What the closed forms are made of, by whichever of the libraries that are there is made for the processor.
+
+torch multiplies float32 matrices on a CPU by MKL, which keeps its AVX-512 kernels for Intel's processors; on others
+oneDNN, which torch has as well, takes half the time. NumPy's tanh takes a twelfth of the time of MKL's there, and is
+used on all. Which library it is follows from the machine and the sizes alone, so that no bit depends on anything else.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def _vendor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("vendor_id"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _one_dnn() -> bool:
+    """Whether MKL would be slower than oneDNN, and both are there."""
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    return both and "Intel" not in _vendor() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+ONE_DNN = _one_dnn()
+# Of fewer operations oneDNN's preparations cost more than it saves.
+FEW = 3_000_000
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a b, ``[C, n, k]`` times ``[C, k, m]``."""
+    (count, n, k), m = a.shape, b.shape[2]
+    if ONE_DNN and count == 1 and 2 * n * k * m > FEW and a.is_cpu and a.dtype is torch.float32:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise.default(
+            a, b[0].mT, None, "none", [], ""
+        )
+        return product
+    return torch.bmm(a, b)
+
+
+def rows(columns: Tensor) -> Tensor:
+    """``columns`` ``[C, n, B]`` as ``[C, B, n]``, as sums over B want them: a copy where MKL takes these."""
+    return columns.mT if ONE_DNN and columns.is_cpu else columns.mT.contiguous()
+
+
+def activate(activation: str, z: Tensor, out: Tensor) -> Tensor:
+    """The activation of z, ``relu`` or ``tanh``, in ``out``."""
+    return torch.clamp_min(z, 0.0, out=out) if activation == "relu" else _tanh(z, out)
+
+
+def _tanh(z: Tensor, out: Tensor) -> Tensor:
+    if not z.is_cpu:
+        return torch.tanh(z, out=out)
+    np.tanh(z.numpy(), out=out.numpy())
+    return out
+
+
+# Activations that write over what they are given.
+IN_PLACE = {"relu": torch.relu_, "tanh": lambda z: _tanh(z, z)}
+
+
+def through_activation(activation: str, moved: Tensor, output: Tensor, out: Tensor) -> Tensor:
+    """a'(z) ⊙ ``moved``, in ``out``, with a'(z) read off the output a(z)."""
+    if activation == "relu":
+        relu_backward = torch.ops.aten.threshold_backward.grad_input
+        return relu_backward(moved, output, 0.0, grad_input=out)
+    return torch.ops.aten.tanh_backward.grad_input(moved, output, grad_input=out)
