@@ -84,7 +84,7 @@ def numbers_kept(sizes: Sequence[int], steps: int, copied: bool = True) -> int:
     """How many numbers :class:`Activations` have for each state of a wave; see benchmarks/README.md.
 
     Args:
-        sizes: of a ReLU policy's layers, observation to action; with tanh the hidden units count once more for each step.
+        sizes: of a ReLU policy, observation to action; with tanh the hidden units count once more for each step.
         steps: inner steps.
         copied: whether rows are copies of the columns, as :func:`metarl.kernels.rows` decides.
     """
