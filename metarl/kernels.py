@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,20 +37,38 @@ ONE_DNN = _one_dnn()
 FEW = 3_000_000
 
 
-def matmul(a: Tensor, b: Tensor) -> Tensor:
+class Factor(NamedTuple):
+    """A right factor, which many products may share.
+
+    Attributes:
+        matrix: ``[C, k, m]``.
+        turned: its transpose ``[m, k]`` for oneDNN, of one float32 matrix on a CPU; else None.
+        operations: 2 k m, what a row of the left factor costs.
+    """
+
+    matrix: Tensor
+    turned: Tensor | None
+    operations: int
+
+
+def factor(matrix: Tensor) -> Factor:
+    """``matrix`` ``[C, k, m]`` as a right factor: a view."""
+    single = ONE_DNN and len(matrix) == 1 and matrix.is_cpu and matrix.dtype is torch.float32
+    turned = matrix[0].mT if single else None
+    return Factor(matrix, turned, 2 * matrix.shape[1] * matrix.shape[2])
+
+
+def matmul(a: Tensor, b: Factor) -> Tensor:
     """a b, ``[C, n, k]`` times ``[C, k, m]``."""
-    (count, n, k), m = a.shape, b.shape[2]
-    if ONE_DNN and count == 1 and 2 * n * k * m > FEW and a.is_cpu and a.dtype is torch.float32:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise.default(
-            a, b[0].mT, None, "none", [], ""
-        )
-        return product
-    return torch.bmm(a, b)
+    if b.turned is None or a.shape[1] * b.operations <= FEW:
+        return torch.bmm(a, b.matrix)
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, b.turned, None, "none", [], "")
+    return product
 
 
-def rows(columns: Tensor) -> Tensor:
-    """``columns`` ``[C, n, B]`` as ``[C, B, n]``, as sums over B want them: a copy where MKL takes these."""
-    return columns.mT if ONE_DNN and columns.is_cpu else columns.mT.contiguous()
+def rows(columns: Tensor) -> Factor:
+    """``columns`` ``[C, n, B]`` as the right factor ``[C, B, n]`` of sums over B: a copy where MKL takes these."""
+    return factor(columns.mT if ONE_DNN and columns.is_cpu else columns.mT.contiguous())
 
 
 def activate(activation: str, z: Tensor, out: Tensor) -> Tensor:

@@ -71,11 +71,11 @@ def products_alone(
         for layer, (inputs, rows, deltas, matrix) in enumerate(buffers):
             count, transposed = products(layer, inner_steps), matrix[:, :, :-1].mT.contiguous()
             for _ in range(count.forward):
-                kernels.matmul(matrix, inputs)
+                kernels.matmul(matrix, kernels.factor(inputs))
             for _ in range(count.weight):
                 kernels.matmul(deltas, rows)
             for _ in range(count.backward):
-                kernels.matmul(transposed, deltas)
+                kernels.matmul(transposed, kernels.factor(deltas))
 
     def run() -> None:
         list(mapper(one_task, range(tasks)))
@@ -92,7 +92,7 @@ def sgemm(threads: int, mapper: Mapper, repeats: int) -> tuple[Callable[[], None
 
     def multiply(index: int) -> None:
         for _ in range(repeats):
-            kernels.matmul(matrices[index], matrices[index])
+            kernels.matmul(matrices[index], kernels.factor(matrices[index]))
 
     def run() -> None:
         list(mapper(multiply, range(threads)))

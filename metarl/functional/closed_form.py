@@ -19,10 +19,10 @@ from metarl.data import Episodes, MetaBatch, Outcome, Params
 from metarl.functional import gaussian, kfac
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import Estimator
+from metarl.functional.fisher import fisher_information, fisher_product
 from metarl.functional.gaussian_mlp import (
     Forward,
     Tape,
-    fisher_product,
     forward,
     hessian_product,
     likelihood_gradient,
@@ -30,12 +30,7 @@ from metarl.functional.gaussian_mlp import (
     taped_policy_gradient,
 )
 from metarl.functional.layered import Architecture, Layered, Order, log_std, order
-from metarl.functional.objectives import (
-    Linearisation,
-    Objective,
-    joined_count,
-    mean_outcome,
-)
+from metarl.functional.objectives import Linearisation, Objective, joined_count, mean_outcome
 from metarl.functional.tasks import (
     Join,
     Mapper,
@@ -57,12 +52,14 @@ class Query(NamedTuple):
         passed: the forward pass at φ.
         ratio: π_φ / behaviour, ``[C, N, T]``.
         step_weights: 1/n for valid steps, 0 elsewhere, ``[C, N, T]``.
+        information: of the Gaussians, by :func:`metarl.functional.fisher.fisher_information`.
         outcome: surrogate loss and KL of each task, ``[C]``.
     """
 
     passed: Forward
     ratio: Tensor
     step_weights: Tensor
+    information: Layered
     outcome: Outcome
 
 
@@ -91,7 +88,7 @@ def numbers_kept(sizes: Sequence[int], steps: int, copied: bool = True) -> int:
     inputs, hidden, above = sum(size + 1 for size in sizes[:-1]), sum(sizes[1:-1]), sum(sizes[2:])
     passed = (1 + copied) * inputs + hidden + sizes[-1]
     tape = passed + (2 + copied) * above + 3 * sizes[-1]
-    return steps * tape + passed + 2
+    return steps * tape + passed + sizes[-1] + 2
 
 
 class Surrogate(NamedTuple):
@@ -144,8 +141,7 @@ class Surrogate(NamedTuple):
         """Jᵀ F J · ``tangent``, rows ``[C, P]``."""
         query = at.query
         moved = self._push(part, at, tangent.expand(len(query.ratio)))
-        weights = query.step_weights.flatten(1).unsqueeze(1)
-        bent = fisher_product(self.arch, query.passed, weights, moved)
+        bent = fisher_product(self.arch, query.passed, query.information, moved)
         return self._pull(part, at, bent).rows()
 
     def factors(self, at: Activations) -> kfac.Factors:
@@ -191,7 +187,8 @@ def _query(arch: Architecture, params: Layered, episodes: Episodes, taped: bool)
         -(ratio * episodes.advantages * weights).sum((-2, -1)),
         (divergence * weights).sum((-2, -1)),
     )
-    return Query(passed, ratio, weights, outcome)
+    information = fisher_information(arch, params, weights.flatten(1).unsqueeze(1))
+    return Query(passed, ratio, weights, information, outcome)
 
 
 def objective(

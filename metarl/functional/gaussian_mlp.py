@@ -1,4 +1,4 @@
-"""Derivatives of a Gaussian MLP policy's losses, written out: gradient, Hessian product, Fisher product.
+"""Derivatives of a Gaussian MLP policy's losses, written out: gradient and Hessian product.
 
 Autograd would build and walk a graph for each of these; here every quantity that does not depend on the tangent is
 computed once (a :class:`Tape`), and each product is the matrix products that remain: Pearlmutter's R-operator.
@@ -25,7 +25,7 @@ from torch import Tensor
 from metarl.data import Episodes
 from metarl.functional.estimators import Estimator, weights
 from metarl.functional.layered import Architecture, Layered, free, log_std
-from metarl.kernels import activate, matmul, rows, through_activation
+from metarl.kernels import Factor, activate, factor, matmul, rows, through_activation
 
 
 class Forward(NamedTuple):
@@ -33,9 +33,10 @@ class Forward(NamedTuple):
 
     Attributes:
         params: M_i and log σ.
+        weights: W_i, ``[C, out, in]``.
         transposed: W_iᵀ, ``[C, in, out]``.
         inputs: x_0 .. x_{depth−1}, each ``[C, in + 1, B]``.
-        rows: x_iᵀ, ``[C, B, in + 1]``, where products are to follow; else none.
+        rows: x_iᵀ, ``[C, B, in + 1]``: where products are to follow, as fast as can be.
         hidden: h_1 .. h_{depth−1} in them, each ``[C, in, B]``.
         joined: x_0, and [x_i; room for ḣ_i] ``[C, in + 1 + in, B]``, where products are to follow; else the inputs.
         room: for ḣ_1 .. ḣ_{depth−1} in them.
@@ -43,11 +44,12 @@ class Forward(NamedTuple):
     """
 
     params: Layered
+    weights: tuple[Tensor, ...]
     transposed: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...]
-    rows: tuple[Tensor, ...]
+    rows: tuple[Factor, ...]
     hidden: tuple[Tensor, ...]
-    joined: tuple[Tensor, ...]
+    joined: tuple[Factor, ...]
     room: tuple[Tensor, ...]
     mean: Tensor
 
@@ -71,10 +73,10 @@ class Tape(NamedTuple):
     """
 
     forward: Forward
-    joined: tuple[Tensor, ...]
+    joined: tuple[Factor, ...]
     deltas: tuple[Tensor, ...]
     room: tuple[Tensor, ...]
-    rows: tuple[Tensor, ...]
+    rows: tuple[Factor, ...]
     bends: tuple[Tensor, ...]
     score: Tensor
     excess: Tensor
@@ -95,22 +97,24 @@ def forward(arch: Architecture, params: Layered, obs: Tensor, kept: bool = False
     Returns:
         What the backward pass and the products need; B states as columns.
     """
-    transposed = tuple(each[:, :, :-1].mT.contiguous() for each in params.matrices)
+    weights = tuple(each[:, :, :-1] for each in params.matrices)
+    transposed = tuple(each.mT.contiguous() for each in weights)
     lowest = obs.new_empty(len(obs), obs.shape[2] + 1, obs.shape[1])
-    lowest[:, :-1], lowest[:, -1] = obs.mT, 1.0
-    inputs, hidden, joined, room = [lowest], [], [lowest], []
+    lowest[:, :-1] = obs.mT
+    lowest[:, -1].fill_(1.0)
+    inputs, hidden, joined, room = [lowest], [], [factor(lowest)], []
     for matrix in params.matrices[:-1]:
-        z, size = matmul(matrix, inputs[-1]), matrix.shape[1]
+        z, size = matmul(matrix, factor(inputs[-1])), matrix.shape[1]
         above = z.new_empty(len(z), size + 1 + (size if kept else 0), z.shape[2])
         hidden.append(activate(arch.activation, z, above[:, :size]))
-        above[:, size] = 1.0
+        above[:, size].fill_(1.0)
         inputs.append(above[:, : size + 1])
-        joined.append(above)
+        joined.append(factor(above))
         room.append(above[:, size + 1 :])
-    mean = matmul(params.matrices[-1], inputs[-1])
-    turned = tuple(rows(each) for each in inputs) if kept else ()
+    mean = matmul(params.matrices[-1], factor(inputs[-1]))
+    turned = tuple(rows(each) if kept else factor(each.mT) for each in inputs)
     seen = tuple(inputs), turned, tuple(hidden), tuple(joined), tuple(room)
-    return Forward(params, transposed, *seen, mean)
+    return Forward(params, weights, transposed, *seen, mean)
 
 
 def backward(
@@ -121,12 +125,11 @@ def backward(
     Returns:
         All δ_i ``[C, out, B]``, and the gradient of every M_i, δ_i x_iᵀ ``[C, out, in + 1]``.
     """
-    turned = passed.rows or tuple(each.mT for each in passed.inputs)
-    deltas, gradients = [top], [matmul(top, turned[-1])]
+    deltas, gradients = [top], [matmul(top, passed.rows[-1])]
     for i in reversed(range(1, arch.depth)):
-        below = matmul(passed.transposed[i], deltas[0])
+        below = matmul(passed.transposed[i], factor(deltas[0]))
         deltas.insert(0, through_activation(arch.activation, below, passed.hidden[i - 1], below))
-        gradients.insert(0, matmul(deltas[0], turned[i - 1]))
+        gradients.insert(0, matmul(deltas[0], passed.rows[i - 1]))
     return tuple(deltas), tuple(gradients)
 
 
@@ -156,7 +159,7 @@ def taped_policy_gradient(
     standardised = _standardised(episodes, passed, inverse_std)
     squares = standardised.square()
     bends = tuple(
-        matmul(passed.transposed[i], deltas[i]).mul_(passed.hidden[i - 1]).mul_(-2.0)
+        matmul(passed.transposed[i], factor(deltas[i])).mul_(passed.hidden[i - 1]).mul_(-2.0)
         for i in range(1, arch.depth)
         if arch.activation == "tanh"
     )
@@ -164,7 +167,7 @@ def taped_policy_gradient(
     deltas, room = zip(*(each.chunk(2, dim=1) for each in joined), strict=True)
     tape = Tape(
         passed,
-        tuple(joined),
+        tuple(factor(each) for each in joined),
         deltas,
         room,
         tuple(rows(each) for each in deltas),
@@ -172,7 +175,7 @@ def taped_policy_gradient(
         standardised.mul_(inverse_std),
         squares - 1.0,
         per_step * inverse_std.square(),
-        matmul(squares, per_step.mT),
+        torch.bmm(squares, per_step.mT),
         free(arch, params),
     )
     return gradient, tape
@@ -211,7 +214,7 @@ def tangent_forward(arch: Architecture, passed: Forward, tangent: Layered) -> tu
     for i, joined in enumerate(passed.joined):
         matrix = tangent.matrices[i]
         if moved:
-            matrix = torch.cat([matrix, passed.params.matrices[i][:, :, :-1]], dim=2)
+            matrix = torch.cat([matrix, passed.weights[i]], dim=2)
         z = matmul(matrix, joined)
         if i < arch.depth - 1:
             z = through_activation(arch.activation, z, passed.hidden[i], passed.room[i])
@@ -246,7 +249,7 @@ def hessian_product(
     weights_moved = weights_moved.flatten(1).unsqueeze(1)
 
     delta, top_moved, twice = tape.deltas[-1], tape.room[-1], 2.0 * log_std_moved
-    log_std_product = matmul(tape.excess, weights_moved.mT)
+    log_std_product = torch.bmm(tape.excess, weights_moved.mT)
     log_std_product -= 2.0 * (delta * mean_moved).sum(2, keepdim=True) + twice * tape.second_moment
     torch.mul(tape.score, weights_moved, out=top_moved).addcmul_(delta, twice, value=-1.0)
     top_moved.addcmul_(tape.precision, mean_moved, value=-1.0)
@@ -270,26 +273,3 @@ def _tangent_backward(
             delta_moved.addcmul_(tape.bends[i - 1], moved[i - 1])
         products.insert(0, matmul(delta_moved, passed.rows[i - 1]))
     return tuple(products)
-
-
-def fisher_product(
-    arch: Architecture, passed: Forward, step_weights: Tensor, tangent: Layered
-) -> Layered:
-    """F · tangent, F the Fisher matrix: the Hessian of Σ_t w_t KL(old ‖ π_φ) at φ = old.
-
-    F = Σ_t w_t (∂μ_t)ᵀ σ⁻² ∂μ_t for the mean's parameters and 2 Σ_t w_t for log σ; no block joins the two.
-
-    Args:
-        arch: the policy's architecture.
-        passed: :func:`forward` at φ, with rows.
-        step_weights: w_t, ``[C, 1, B]``.
-        tangent: of C policies.
-
-    Returns:
-        The product, shaped as the tangent.
-    """
-    mean_moved = tangent_forward(arch, passed, tangent)[-1]
-    precision = (-2.0 * log_std(arch, passed.params)).exp().unsqueeze(2)
-    _, products = backward(arch, passed, mean_moved.mul_(precision).mul_(step_weights))
-    log_std_product = 2.0 * step_weights.sum(2) * free(arch, passed.params) * tangent.log_std
-    return Layered(products, log_std_product)
