@@ -115,9 +115,9 @@ def test_the_kl_is_from_the_old_policy_to_the_new(autograd):
 
 
 def test_the_baseline_survives_what_float32_does_not():
-    """Observations that vary little: X'X holds numbers of 10⁶ whose differences of 10⁻¹ matter."""
-    obs = (9.0 + 1e-2 * support.normal(0, 1, 4, 200, 3)).float()
-    mask, targets = torch.ones(1, 4, 200), 100.0 * (obs[..., 0] - 9.0)
+    """Observations that vary little: X'X holds numbers of 10⁶ whose differences of 10⁻³ matter."""
+    obs = (9.0 + 1e-3 * support.normal(0, 1, 4, 200, 3)).float()
+    mask, targets = torch.ones(1, 4, 200), 1000.0 * (obs[..., 0] - 9.0)
     inputs = baseline.features(obs)
     values = baseline.predict(baseline.fit(inputs, targets, mask), inputs)
     assert baseline.explained_variance(values, targets, mask).item() > 0.99
