@@ -2,7 +2,8 @@
 
 torch multiplies float32 matrices on a CPU by MKL, which keeps its AVX-512 kernels for Intel's processors; on others
 oneDNN, which torch has as well, takes half the time. NumPy's tanh takes a twelfth of the time of MKL's there, and is
-used on all. Which library it is follows from the machine and the sizes alone, so that no bit depends on anything else.
+used on all. Which library it is follows from the machine and the sizes alone: with one thread inside each product, as
+training has it, no bit depends on how many threads share the tasks.
 """
 
 from __future__ import annotations
@@ -29,7 +30,22 @@ def _vendor() -> str:
 def _one_dnn() -> bool:
     """Whether MKL would be slower than oneDNN, and both are there."""
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return both and "Intel" not in _vendor() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return both and "Intel" not in _vendor() and _understood()
+
+
+def _understood() -> bool:
+    """Whether torch's operation, which is not part of its public interface, is what it has been."""
+    a, b = torch.arange(6.0).view(1, 2, 3), torch.arange(12.0).view(4, 3)
+    try:
+        return torch.equal(_multiply(a, b), a @ b.mT)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def _multiply(a: Tensor, turned: Tensor) -> Tensor:
+    """a bᵀ by oneDNN, ``[1, n, k]`` times ``[m, k]``."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, turned, None, "none", [], "")
+    return product
 
 
 ONE_DNN = _one_dnn()
@@ -62,12 +78,11 @@ def matmul(a: Tensor, b: Factor) -> Tensor:
     """a b, ``[C, n, k]`` times ``[C, k, m]``."""
     if b.turned is None or a.shape[1] * b.operations <= FEW:
         return torch.bmm(a, b.matrix)
-    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, b.turned, None, "none", [], "")
-    return product
+    return _multiply(a, b.turned)
 
 
 def rows(columns: Tensor) -> Factor:
-    """``columns`` ``[C, n, B]`` as the right factor ``[C, B, n]`` of sums over B: a copy where MKL takes these."""
+    """``columns`` ``[C, n, B]`` as the right factor ``[C, B, n]`` of sums over B: copied on Intel and on GPUs."""
     return factor(columns.mT if ONE_DNN and columns.is_cpu else columns.mT.contiguous())
 
 

@@ -12,6 +12,7 @@ from metarl.functional import closed_form
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.params import flatten
+from metarl.functional.tasks import make_pool
 
 LIBRARIES = [
     False,
@@ -85,3 +86,58 @@ def test_products_with_the_curvature_in_float32_are_those_in_float64(library, ac
     for single, double in zip(*found, strict=True):
         assert single.dtype is torch.float32
         assert float((single - double).norm() / double.norm()) < 1e-5
+
+
+def test_one_task_in_single_precision_is_what_one_dnn_multiplies(library):
+    of = lambda dtype, count: kernels.factor(torch.ones(count, 3, 4, dtype=dtype)).turned  # noqa: E731
+    assert (of(torch.float32, 1) is not None) is library
+    assert of(torch.float32, 3) is of(torch.float64, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("vendor", "operation", "expected"),
+    [
+        ("AuthenticAMD", kernels._multiply, True),
+        ("GenuineIntel", kernels._multiply, False),
+        ("AuthenticAMD", lambda a, turned: a @ turned.mT + 1.0, False),
+        ("AuthenticAMD", lambda a, turned, more: None, False),
+    ],
+)
+def test_one_dnn_is_taken_where_mkl_is_slower_and_only_while_it_does_what_it_did(
+    vendor, operation, expected, monkeypatch
+):
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        pytest.skip("needs MKL and oneDNN")
+    monkeypatch.setattr(kernels, "_vendor", lambda: vendor)
+    monkeypatch.setattr(kernels, "_multiply", operation)
+    assert kernels._one_dnn() is expected
+
+
+@pytest.mark.parametrize("kept", [0, None])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_threads_and_what_is_kept_change_no_bit_at_the_size_of_a_half_cheetah(
+    library, activation, kept
+):
+    """In threads that have done nothing before, which take over torch's number of threads inside a product."""
+    policy = support.make_policy(activation, (20, 100, 100, 6))
+    theta = {name: value.detach() for name, value in support.theta_of(policy).items()}
+    batch = support.sample_batch(policy, theta, 1, 0.1, 2, 5, 100)
+    params, data = pytree.tree_map(lambda leaf: leaf.detach().float(), (theta, batch))
+    direction = support.normal(9, len(flatten(params))).float()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = make_pool(2)
+    try:
+        found = []
+        for mapper, number in ((map, None), (pool.map, kept)):
+            objective = closed_form.objective(
+                *(support.architecture(policy), ESTIMATORS["lvc"], InnerUpdate(0.1)),
+                *(data, params, mapper, 1, number),
+            )
+            start = objective.linearise(flatten(params))
+            outcome = objective.evaluate(flatten(params) + 0.01)
+            found.append((start.gradient, start.curvature(direction), outcome.loss, outcome.kl))
+    finally:
+        torch.set_num_threads(before)
+        pool.shutdown()
+    assert all(map(torch.equal, *found))

@@ -66,7 +66,8 @@ class Query(NamedTuple):
 class Activations(NamedTuple):
     """What the products of an outer step need of C tasks; nearly all of the update's memory.
 
-    It follows from θ and the episodes alone, to the last bit, so that it can be made anew instead of being kept.
+    But for the room in it, it follows from θ and the episodes to the last bit, so that it can be made anew instead of
+    being kept. One product at a time may use it.
 
     Attributes:
         tapes: of each inner step.
@@ -85,7 +86,8 @@ def numbers_kept(sizes: Sequence[int], steps: int, copied: bool = True) -> int:
         steps: inner steps.
         copied: whether rows are copies of the columns, as :func:`metarl.kernels.rows` decides.
     """
-    inputs, hidden, above = sum(size + 1 for size in sizes[:-1]), sum(sizes[1:-1]), sum(sizes[2:])
+    inputs, hidden = sum(size + 1 for size in sizes[:-1]), sum(sizes[1:-1])
+    above = sum(sizes[2:] or sizes[1:])
     passed = (1 + copied) * inputs + hidden + sizes[-1]
     tape = passed + (2 + copied) * above + 3 * sizes[-1]
     return steps * tape + passed + sizes[-1] + 2

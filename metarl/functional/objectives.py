@@ -47,7 +47,8 @@ class Linearisation(NamedTuple):
     Attributes:
         outcome: loss and KL there.
         gradient: of the loss, ``[P]``.
-        curvature: v ``[P]`` -> (Hessian of the KL) v ``[P]``, exact, through the inner updates.
+        curvature: v ``[P]`` -> (Hessian of the KL) v ``[P]``, exact, through the inner updates; one after the other, as
+            products share the memory that they work in.
         preconditioner: damping -> a cheap approximate inverse of the curvature, v ``[P]`` -> ``[P]``;
             None where there is none.
     """

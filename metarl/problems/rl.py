@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ from metarl.functional.params import (
     step_gradient,
     unflatten_meta,
 )
-from metarl.functional.tasks import Join, Mapper, alone, over_tasks, take
+from metarl.functional.tasks import Join, Mapper, alone, make_pool, over_tasks, take
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems import measures
 from metarl.problems.credit import Collected, Sampling, credit
@@ -104,7 +103,7 @@ class RLProblem:
         plain = not adaptation.learn_rates and adaptation.update.adapted is None
         if isinstance(policy, GaussianMLP) and plain and not autograd:
             self.arch = Architecture(len(policy.layers), policy.activation, policy.min_log_std)
-        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self.pool = make_pool(threads)
         self.mapper: Mapper = self.pool.map if self.pool else map
         self.cut = Cutter(self.device, self.mapper, chunk, environments.obs_size, self.policy)
         self._own_policy = PerThread(self.policy)
@@ -245,7 +244,7 @@ class RLProblem:
         """None: an episode is filmed, by :mod:`metarl.render`."""
 
     def act(self, params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """M policies at once: ``[M, *shape]``, ``[M, B, O] -> [M, B, A]``, ``[M, A]``."""
+        """M policies at once, without derivatives: ``[M, *shape]``, ``[M, B, O] -> [M, B, A]``, ``[M, A]``."""
         if isinstance(self.policy, GaussianMLP):
             return self.policy.stacked(params, obs, kernels.IN_PLACE)
         return over_tasks(self._act, params, obs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +14,7 @@ from metarl.data import Examples, Meta, MetaBatch, Params
 from metarl.functional import objectives
 from metarl.functional.losses import LOSSES
 from metarl.functional.objectives import Objective
-from metarl.functional.tasks import Join, Mapper, alone, chunks, take
+from metarl.functional.tasks import Join, Mapper, alone, chunks, make_pool, take
 from metarl.problems.learners import Adaptation, Learner
 from metarl.problems.modules import PerThread
 from metarl.problems.protocol import Share, Split, Variant
@@ -120,7 +119,7 @@ class SupervisedProblem:
         # outside of it: inside their second ones are wrong, without an error.
         by_one = any(isinstance(each, nn.RNNBase) for each in self.network.modules())
         self.tasks_at_once = 1 if by_one else tasks_at_once
-        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self.pool = make_pool(threads)
         self.mapper: Mapper = self.pool.map if self.pool else map
         self._own_network = PerThread(self.network)
         self._fitting: dict[int, int] = {}
