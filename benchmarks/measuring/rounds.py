@@ -24,6 +24,10 @@ class Timing(NamedTuple):
     wall: float
     cpu: float
 
+    def of_one(self, count: int) -> Timing:
+        """The mean of ``count`` runs that were timed together."""
+        return Timing(self.wall / count, self.cpu / count)
+
 
 def timed(work: Callable[[], Any]) -> Timing:
     """Run ``work`` once. A float that it returns is CPU-seconds of other processes."""
@@ -75,11 +79,12 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def within(threads: int, work: Callable[[], object]) -> Callable[[], None]:
-    """``work`` with so many threads inside torch's operations."""
+def within(threads: int, work: Callable[[], object], count: int = 1) -> Callable[[], None]:
+    """``work`` with so many threads inside torch's operations, ``count`` times in succession."""
 
     def run() -> None:
         with torch_threads(threads):
-            work()
+            for _ in range(count):
+                work()
 
     return run
