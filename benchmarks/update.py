@@ -152,11 +152,8 @@ def check(preset: str, size: Size, dtype: torch.dtype) -> list[dict[str, Any]]:
     }
     rows = []
     for name, ours in found[OURS].items():
-        row: dict[str, Any] = {
-            "preset": preset,
-            "dtype": str(dtype).removeprefix("torch."),
-            "what": name,
-        }
+        precision = str(dtype).removeprefix("torch.")
+        row: dict[str, Any] = {"preset": preset, "dtype": precision, "what": name}
         for way in (AUTOGRAD, PUBLISHED):
             row[way] = float((found[way][name] - ours).norm() / ours.norm())
         rows.append(row | {"tasks": count_tasks(batch)})
@@ -262,16 +259,10 @@ def measure(preset: str, options: argparse.Namespace, report: Report) -> bool:
         rows += compare_ways(preset, what, taken, options)
         if what == PRODUCT:
             limits = compare_limits(preset, size, taken, options)
-    columns = (
-        "preset",
-        "threads",
-        "what",
-        *(f"{way} [ms]" for way in WAYS),
-        "published / ours",
-        "in CPU",
-    )
     if rows:
-        report.table("Parts of an outer step", rows, (*columns, f"x {options.threads[0]} thread"))
+        times, scaling = [f"{way} [ms]" for way in WAYS], f"x {options.threads[0]} thread"
+        columns = ("preset", "threads", "what", *times, "published / ours", "in CPU", scaling)
+        report.table("Parts of an outer step", rows, columns)
     if limits:
         columns = ("preset", "threads", "GFLOP", "sgemm [GFLOP/s]", "bound [ms]")
         ours = ("products alone [ms]", "ours [ms]", "ours / bound", "ours / alone")

@@ -8,29 +8,19 @@ training has it, no bit depends on how many threads share the tasks.
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-def _vendor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("vendor_id"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()
+from metarl.processor import described
 
 
 def _one_dnn() -> bool:
     """Whether MKL would be slower than oneDNN, and both are there."""
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return both and "Intel" not in _vendor() and _understood()
+    return both and "Intel" not in described("vendor_id") and _understood()
 
 
 def _understood() -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from metarl.processor import described
 from metarl.storage import disk
 from metarl.storage.record import RunError
 
@@ -32,7 +33,7 @@ def describe() -> dict[str, Any]:
         # Its metadata may leave out which build it is, +cpu or +cu130.
         "torch": str(torch.__version__),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": described("model name"),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
@@ -111,16 +112,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _commit(checkout: Path) -> dict[str, Any]:

@@ -50,6 +50,14 @@ def test_the_sampler_benchmark_simulates_the_same_trajectories(tmp_path):
     assert all(row["off by"] == 0.0 for row in rows if row["what"].startswith("engine"))
 
 
+def test_the_kernels_benchmark_times_both_libraries(tmp_path):
+    products, tanh = run("kernels", tmp_path).values()
+    assert len(products) == 7
+    for row in products:
+        assert min(row["MKL [us]"], row["oneDNN [us]"], row["x MKL"]) > 0
+    assert min(tanh[0]["torch [us]"], tanh[0]["NumPy [us]"]) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_update_benchmark_agrees_and_times_every_way(tmp_path):

@@ -108,7 +108,7 @@ def test_one_dnn_is_taken_where_mkl_is_slower_and_only_while_it_does_what_it_did
 ):
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         pytest.skip("needs MKL and oneDNN")
-    monkeypatch.setattr(kernels, "_vendor", lambda: vendor)
+    monkeypatch.setattr(kernels, "described", lambda key: vendor)
     monkeypatch.setattr(kernels, "_multiply", operation)
     assert kernels._one_dnn() is expected
 

@@ -52,14 +52,12 @@ class Query(NamedTuple):
         passed: the forward pass at φ.
         ratio: π_φ / behaviour, ``[C, N, T]``.
         step_weights: 1/n for valid steps, 0 elsewhere, ``[C, N, T]``.
-        information: of the Gaussians, by :func:`metarl.functional.fisher.fisher_information`.
         outcome: surrogate loss and KL of each task, ``[C]``.
     """
 
     passed: Forward
     ratio: Tensor
     step_weights: Tensor
-    information: Layered
     outcome: Outcome
 
 
@@ -72,10 +70,12 @@ class Activations(NamedTuple):
     Attributes:
         tapes: of each inner step.
         query: at φ.
+        information: of its Gaussians, by :func:`metarl.functional.fisher.fisher_information`.
     """
 
     tapes: tuple[Tape, ...]
     query: Query
+    information: Layered
 
 
 def numbers_kept(sizes: Sequence[int], steps: int, copied: bool = True) -> int:
@@ -129,8 +129,9 @@ class Surrogate(NamedTuple):
                 tape = taped_policy_gradient(self.arch, params, few.support[step])[1]
             params = params.less(gradient, self.inner.lr)
             tapes.append(tape)
-        seen = part.query if few is None else few.query
-        return Activations(tuple(tapes), _query(self.arch, params, seen, taped=True))
+        query = _query(self.arch, params, part.query if few is None else few.query, taped=True)
+        weights = query.step_weights.flatten(1).unsqueeze(1)
+        return Activations(tuple(tapes), query, fisher_information(self.arch, params, weights))
 
     def gradient(self, part: MetaBatch[Episodes], at: Activations) -> Tensor:
         """Jᵀ ∇S(φ), rows ``[C, P]``."""
@@ -141,9 +142,8 @@ class Surrogate(NamedTuple):
 
     def product(self, part: MetaBatch[Episodes], at: Activations, tangent: Layered) -> Tensor:
         """Jᵀ F J · ``tangent``, rows ``[C, P]``."""
-        query = at.query
-        moved = self._push(part, at, tangent.expand(len(query.ratio)))
-        bent = fisher_product(self.arch, query.passed, query.information, moved)
+        moved = self._push(part, at, tangent.expand(len(at.query.ratio)))
+        bent = fisher_product(self.arch, at.query.passed, at.information, moved)
         return self._pull(part, at, bent).rows()
 
     def factors(self, at: Activations) -> kfac.Factors:
@@ -189,8 +189,7 @@ def _query(arch: Architecture, params: Layered, episodes: Episodes, taped: bool)
         -(ratio * episodes.advantages * weights).sum((-2, -1)),
         (divergence * weights).sum((-2, -1)),
     )
-    information = fisher_information(arch, params, weights.flatten(1).unsqueeze(1))
-    return Query(passed, ratio, weights, information, outcome)
+    return Query(passed, ratio, weights, outcome)
 
 
 def objective(

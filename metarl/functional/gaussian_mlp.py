@@ -36,7 +36,7 @@ class Forward(NamedTuple):
         weights: W_i, ``[C, out, in]``.
         transposed: W_iᵀ, ``[C, in, out]``.
         inputs: x_0 .. x_{depth−1}, each ``[C, in + 1, B]``.
-        rows: x_iᵀ, ``[C, B, in + 1]``: where products are to follow, as fast as can be.
+        rows: x_iᵀ, ``[C, B, in + 1]``, views, or copies where products are to follow and are faster with them.
         hidden: h_1 .. h_{depth−1} in them, each ``[C, in, B]``.
         joined: x_0, and [x_i; room for ḣ_i] ``[C, in + 1 + in, B]``, where products are to follow; else the inputs.
         room: for ḣ_1 .. ḣ_{depth−1} in them.
@@ -60,7 +60,7 @@ class Tape(NamedTuple):
     Attributes:
         forward: the forward pass, with its rows.
         joined: [δ_i; room for δ̇_i] at i = 1 .. depth−1, each ``[C, out + out, B]``; at 0 where that is all.
-        deltas: δ_i in them.
+        top: δ_{depth−1} in the last of them, ``[C, A, B]``.
         room: for δ̇_i in them.
         rows: δ_iᵀ, ``[C, B, out]``.
         bends: for tanh, −2 h_i ⊙ ∂loss/∂h_i at i = 1 .. depth−1, ``[C, size, B]``: the part of a''(z) ż that no
@@ -74,7 +74,7 @@ class Tape(NamedTuple):
 
     forward: Forward
     joined: tuple[Factor, ...]
-    deltas: tuple[Tensor, ...]
+    top: Tensor
     room: tuple[Tensor, ...]
     rows: tuple[Factor, ...]
     bends: tuple[Tensor, ...]
@@ -168,7 +168,7 @@ def taped_policy_gradient(
     tape = Tape(
         passed,
         tuple(factor(each) for each in joined),
-        deltas,
+        deltas[-1],
         room,
         tuple(rows(each) for each in deltas),
         bends,
@@ -248,7 +248,7 @@ def hessian_product(
     weights_moved = estimator.hessian_product(log_prob_moved.reshape(shape), episodes)
     weights_moved = weights_moved.flatten(1).unsqueeze(1)
 
-    delta, top_moved, twice = tape.deltas[-1], tape.room[-1], 2.0 * log_std_moved
+    delta, top_moved, twice = tape.top, tape.room[-1], 2.0 * log_std_moved
     log_std_product = torch.bmm(tape.excess, weights_moved.mT)
     log_std_product -= 2.0 * (delta * mean_moved).sum(2, keepdim=True) + twice * tape.second_moment
     torch.mul(tape.score, weights_moved, out=top_moved).addcmul_(delta, twice, value=-1.0)
