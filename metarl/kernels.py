@@ -59,9 +59,25 @@ class Factor(NamedTuple):
 
 def factor(matrix: Tensor) -> Factor:
     """``matrix`` ``[C, k, m]`` as a right factor: a view."""
-    single = ONE_DNN and len(matrix) == 1 and matrix.is_cpu and matrix.dtype is torch.float32
-    turned = matrix[0].mT if single else None
+    turned = matrix[0].mT if _one_for_one_dnn(matrix) else None
     return Factor(matrix, turned, 2 * matrix.shape[1] * matrix.shape[2])
+
+
+def rows(columns: Tensor, often: bool = True) -> Factor:
+    """``columns`` ``[C, n, B]`` as the right factor ``[C, B, n]`` of sums over B.
+
+    Args:
+        columns: states are columns.
+        often: whether many products are to come, for which Intel's processors and GPUs want a copy; else a view.
+    """
+    if often and not (ONE_DNN and columns.is_cpu):
+        return factor(columns.mT.contiguous())
+    turned = columns[0] if _one_for_one_dnn(columns) else None
+    return Factor(columns.mT, turned, 2 * columns.shape[1] * columns.shape[2])
+
+
+def _one_for_one_dnn(matrix: Tensor) -> bool:
+    return ONE_DNN and len(matrix) == 1 and matrix.is_cpu and matrix.dtype is torch.float32
 
 
 def matmul(a: Tensor, b: Factor) -> Tensor:
@@ -69,11 +85,6 @@ def matmul(a: Tensor, b: Factor) -> Tensor:
     if b.turned is None or a.shape[1] * b.operations <= FEW:
         return torch.bmm(a, b.matrix)
     return _multiply(a, b.turned)
-
-
-def rows(columns: Tensor) -> Factor:
-    """``columns`` ``[C, n, B]`` as the right factor ``[C, B, n]`` of sums over B: copied on Intel and on GPUs."""
-    return factor(columns.mT if ONE_DNN and columns.is_cpu else columns.mT.contiguous())
 
 
 def activate(activation: str, z: Tensor, out: Tensor) -> Tensor:

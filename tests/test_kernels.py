@@ -12,7 +12,7 @@ from metarl.functional import closed_form
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.params import flatten
-from metarl.functional.tasks import make_pool
+from metarl.functional.pool import make_pool
 
 LIBRARIES = [
     False,

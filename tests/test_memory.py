@@ -230,7 +230,7 @@ def test_a_task_takes_what_its_layers_say():
     held = memory.size(at.activations(parts, batch), besides=batch)
     copies = 0 if kernels.ONE_DNN else 1
     passed = (1 + copies) * (21 + 101 + 101) + (100 + 100) + 6
-    tape, query = passed + (2 + copies) * 106 + 3 * 6, passed + 6 + 1 + 1
+    tape, query = passed + (2 + copies) * 106 + 3 * 6 + 1, passed + 6 + 1 + 1
     states = 10 * 100
     assert closed_form.numbers_kept((20, 100, 100, 6), 1, bool(copies)) == tape + query
     numbers = states * (tape + query)

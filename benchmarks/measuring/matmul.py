@@ -14,7 +14,7 @@ Jᵀ (F J v)         K forward, K weight                 2K forward, 2K weight, 
 forward: weights x states; weight: derivatives x states, summed over the states; backward: transposed weights x
 derivatives. The first layer has no input that moves, hence a third of the work. A bias is one more column of the
 weights in 2K + 1 of the forward and as many of the weight products. Each of the 2K products with the inner Hessian
-multiplies each of two of the action's A numbers at every state with a vector.
+multiplies the action's A numbers at every state with a vector.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def operations(sizes: Sequence[int], states: int, inner_steps: int, tasks: int) 
         sum(products(layer, inner_steps)) * n * m + 2 * (2 * inner_steps + 1) * m
         for layer, (n, m) in enumerate(pairwise(sizes))
     )
-    return 2 * tasks * states * (per_state + 4 * inner_steps * sizes[-1])
+    return 2 * tasks * states * (per_state + 2 * inner_steps * sizes[-1])
 
 
 def products_alone(

@@ -12,25 +12,24 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 
 from metarl.data import Episodes, MetaBatch, Outcome, Params
-from metarl.functional import gaussian, kfac
+from metarl.functional import kfac
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import Estimator
 from metarl.functional.fisher import fisher_information, fisher_product
 from metarl.functional.gaussian_mlp import (
-    Forward,
-    Tape,
-    forward,
-    hessian_product,
+    Along,
+    along,
     likelihood_gradient,
     policy_gradient,
-    taped_policy_gradient,
+    weights_of,
 )
-from metarl.functional.layered import Architecture, Layered, Order, log_std, order
+from metarl.functional.hessian import Tape, hessian_product, taped_policy_gradient
+from metarl.functional.layered import Architecture, Layered, Order, concatenated, order
 from metarl.functional.objectives import Linearisation, Objective, joined_count, mean_outcome
+from metarl.functional.query import Query, at_query
 from metarl.functional.tasks import (
     Join,
     Mapper,
@@ -43,22 +42,6 @@ from metarl.functional.tasks import (
 )
 
 Found = TypeVar("Found")
-
-
-class Query(NamedTuple):
-    """The query episodes at the post-update policy.
-
-    Attributes:
-        passed: the forward pass at φ.
-        ratio: π_φ / behaviour, ``[C, N, T]``.
-        step_weights: 1/n for valid steps, 0 elsewhere, ``[C, N, T]``.
-        outcome: surrogate loss and KL of each task, ``[C]``.
-    """
-
-    passed: Forward
-    ratio: Tensor
-    step_weights: Tensor
-    outcome: Outcome
 
 
 class Activations(NamedTuple):
@@ -89,14 +72,14 @@ def numbers_kept(sizes: Sequence[int], steps: int, copied: bool = True) -> int:
     inputs, hidden = sum(size + 1 for size in sizes[:-1]), sum(sizes[1:-1])
     above = sum(sizes[2:] or sizes[1:])
     passed = (1 + copied) * inputs + hidden + sizes[-1]
-    tape = passed + (2 + copied) * above + 3 * sizes[-1]
+    tape = passed + (2 + copied) * above + 3 * sizes[-1] + 1
     return steps * tape + passed + sizes[-1] + 2
 
 
 class Surrogate(NamedTuple):
     """Value and derivatives for C tasks at a time, each task by itself: results are ``[C, ...]``.
 
-    θ and tangents in θ are those of all tasks, C = 1; rows are those of :meth:`Layered.rows`.
+    θ and directions in θ are those of all tasks, C = 1.
 
     Attributes:
         arch: the policy's architecture.
@@ -114,7 +97,7 @@ class Surrogate(NamedTuple):
         for episodes in part.support:
             gradient = policy_gradient(self.arch, params, episodes)
             params = params.less(gradient, self.inner.lr)
-        return _query(self.arch, params, part.query, taped=False).outcome
+        return at_query(self.arch, params, part.query, kept=False).outcome
 
     def activations(
         self, theta: Layered, part: MetaBatch[Episodes], few: MetaBatch[Episodes] | None = None
@@ -123,46 +106,51 @@ class Surrogate(NamedTuple):
         params, tapes = theta.expand(count_tasks(part)), []
         for step, episodes in enumerate(part.support):
             if few is None:
-                gradient, tape = taped_policy_gradient(self.arch, params, episodes)
+                gradient, tape = taped_policy_gradient(self.arch, params, episodes, self.estimator)
             else:
                 gradient = policy_gradient(self.arch, params, episodes)
-                tape = taped_policy_gradient(self.arch, params, few.support[step])[1]
+                seen = few.support[step]
+                tape = taped_policy_gradient(self.arch, params, seen, self.estimator)[1]
             params = params.less(gradient, self.inner.lr)
             tapes.append(tape)
-        query = _query(self.arch, params, part.query if few is None else few.query, taped=True)
+        query = at_query(self.arch, params, part.query if few is None else few.query, kept=True)
         weights = query.step_weights.flatten(1).unsqueeze(1)
         return Activations(tuple(tapes), query, fisher_information(self.arch, params, weights))
 
-    def gradient(self, part: MetaBatch[Episodes], at: Activations) -> Tensor:
-        """Jᵀ ∇S(φ), rows ``[C, P]``."""
+    def gradient(self, part: MetaBatch[Episodes], at: Activations) -> Layered:
+        """Jᵀ ∇S(φ)."""
         query = at.query
         per_step = -(query.ratio * part.query.advantages * query.step_weights)
         gradient, _ = likelihood_gradient(self.arch, part.query, query.passed, per_step)
-        return self._pull(part, at, gradient).rows()
+        return self._pull(part, at, gradient)
 
-    def product(self, part: MetaBatch[Episodes], at: Activations, tangent: Layered) -> Tensor:
-        """Jᵀ F J · ``tangent``, rows ``[C, P]``."""
-        moved = self._push(part, at, tangent.expand(len(at.query.ratio)))
+    def product(self, part: MetaBatch[Episodes], at: Activations, direction: Along) -> Layered:
+        """Jᵀ F J · ``direction``, a direction in θ."""
+        moved = self._push(part, at, direction.expand(len(at.query.ratio)))
         bent = fisher_product(self.arch, at.query.passed, at.information, moved)
-        return self._pull(part, at, bent).rows()
+        return self._pull(part, at, bent)
 
     def factors(self, at: Activations) -> kfac.Factors:
         """The Kronecker factors of F."""
         weights = at.query.step_weights.flatten(1).unsqueeze(1)
         return kfac.factors(self.arch, at.query.passed, weights)
 
-    def _push(self, part: MetaBatch[Episodes], at: Activations, tangent: Layered) -> Layered:
-        """J · tangent."""
-        return self._through(zip(at.tapes, part.support, strict=True), tangent)
+    def _push(self, part: MetaBatch[Episodes], at: Activations, direction: Along) -> Layered:
+        """J · direction."""
+        steps = zip(at.tapes, part.support, strict=True)
+        return self._through(steps, direction.tangent, direction)
 
     def _pull(self, part: MetaBatch[Episodes], at: Activations, cotangent: Layered) -> Layered:
         """Jᵀ · cotangent: every factor of J is symmetric, so the factors in reverse order."""
         return self._through(zip(at.tapes[::-1], part.support[::-1], strict=True), cotangent)
 
-    def _through(self, steps: Iterable[tuple[Tape, Episodes]], tangent: Layered) -> Layered:
+    def _through(
+        self, steps: Iterable[tuple[Tape, Episodes]], tangent: Layered, first: Along | None = None
+    ) -> Layered:
         if not self.inner.first_order:
             for tape, episodes in steps:
-                bent = hessian_product(self.arch, tape, episodes, self.estimator, tangent)
+                direction, first = first or along(tape.forward.weights, tangent), None
+                bent = hessian_product(self.arch, tape, episodes, self.estimator, direction)
                 tangent = tangent.less(bent, self.inner.lr)
         return tangent
 
@@ -174,22 +162,6 @@ def _first_episodes(part: MetaBatch[Episodes], share: float) -> MetaBatch[Episod
         return Episodes._make([*(each[:, :count] for each in by_episode), log_std])
 
     return MetaBatch(tuple(first(each) for each in part.support), first(part.query))
-
-
-def _query(arch: Architecture, params: Layered, episodes: Episodes, taped: bool) -> Query:
-    passed = forward(arch, params, episodes.obs.flatten(1, 2), taped)
-    mean = passed.mean.mT.reshape(episodes.mean.shape)
-    old_std, new_std = episodes.log_std[:, None, None], log_std(arch, params)[:, None, None]
-    new = gaussian.log_prob(episodes.actions, mean, new_std)
-    old = gaussian.log_prob(episodes.actions, episodes.mean, old_std)
-    ratio = (new - old).exp()
-    divergence = gaussian.kl(episodes.mean, old_std, mean, new_std)
-    weights = episodes.mask / episodes.mask.sum((-2, -1), keepdim=True)
-    outcome = Outcome(
-        -(ratio * episodes.advantages * weights).sum((-2, -1)),
-        (divergence * weights).sum((-2, -1)),
-    )
-    return Query(passed, ratio, weights, outcome)
 
 
 def objective(
@@ -264,6 +236,7 @@ class _Tasks(NamedTuple):
     def linearise(self, vector: Tensor) -> Linearisation:
         """Gradient, curvature and preconditioner at θ ``[P]``."""
         theta = self.ordered.layers(vector)
+        weights = weights_of(self.surrogate.arch, theta)
         exact = lambda index: self.surrogate.activations(theta, self.parts[index])  # noqa: E731
         derived = activations = keep_first(exact, self.most)
         if self.seen is not self.parts:
@@ -272,14 +245,17 @@ class _Tasks(NamedTuple):
             )
             derived, activations = exact, keep_first(some, self.most)
 
-        def derive(index: int) -> tuple[Outcome, Tensor]:
+        def derive(index: int) -> tuple[Outcome, Layered]:
             at = derived(index)
             return at.query.outcome, self.surrogate.gradient(self.parts[index], at)
 
         def curvature(tangent: Tensor) -> Tensor:
-            shaped, product = self.ordered.layers(tangent), self.surrogate.product
+            direction = along(weights, self.ordered.layers(tangent))
+            product = self.surrogate.product
             return self._mean(
-                self._of_each(lambda index: product(self.seen[index], activations(index), shaped))
+                self._of_each(
+                    lambda index: product(self.seen[index], activations(index), direction)
+                )
             )
 
         def precondition(damping: float) -> Callable[[Tensor], Tensor]:
@@ -293,6 +269,7 @@ class _Tasks(NamedTuple):
     def _of_each(self, function: Callable[[int], Found]) -> list[Found]:
         return list(self.mapper(function, range(len(self.parts))))
 
-    def _mean(self, rows: Sequence[Tensor]) -> Tensor:
-        """Rows ``[C, P]`` of every part to their mean over all tasks, ``[P]``."""
-        return self.ordered.vector(self.join(torch.cat(tuple(rows))).sum(0)) / self.total
+    def _mean(self, found: Sequence[Layered]) -> Tensor:
+        """What was found for every part to its mean over all tasks, ``[P]``."""
+        rows = self.join(concatenated(found).rows())
+        return self.ordered.vector(rows.sum(0)) / self.total

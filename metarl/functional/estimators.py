@@ -28,18 +28,22 @@ from torch import Tensor
 
 from metarl.data import Episodes
 
+Coefficients = tuple[Tensor, ...]
+
 
 class Estimator(NamedTuple):
     """An inner loss as a function of log-probabilities.
 
     Attributes:
         loss: ``(log_prob [..., N, T], episodes) -> [...]``, for any number of leading task axes.
-        hessian_product: ``(tangent [..., N, T], episodes) -> [..., N, T]``, the Hessian of ``loss`` in ``log_prob``
-            times a tangent.
+        coefficients: what of the episodes all products with the Hessian need, each ``[..., N, T]``.
+        hessian_product: ``(tangent [..., N, T], coefficients) -> [..., N, T]``, the Hessian of ``loss`` in
+            ``log_prob`` times a tangent.
     """
 
     loss: Callable[[Tensor, Episodes], Tensor]
-    hessian_product: Callable[[Tensor, Episodes], Tensor]
+    coefficients: Callable[[Episodes], Coefficients]
+    hessian_product: Callable[[Tensor, Coefficients], Tensor]
 
 
 def weights(episodes: Episodes) -> Tensor:
@@ -67,7 +71,11 @@ def _reinforce(log_prob: Tensor, episodes: Episodes) -> Tensor:
     return _mean(log_prob * episodes.advantages, episodes)
 
 
-def _reinforce_hessian(tangent: Tensor, episodes: Episodes) -> Tensor:
+def _nothing(episodes: Episodes) -> Coefficients:
+    return ()
+
+
+def _reinforce_hessian(tangent: Tensor, coefficients: Coefficients) -> Tensor:
     return torch.zeros_like(tangent)
 
 
@@ -75,8 +83,12 @@ def _lvc(log_prob: Tensor, episodes: Episodes) -> Tensor:
     return _mean((log_prob - log_prob.detach()).exp() * episodes.advantages, episodes)
 
 
-def _lvc_hessian(tangent: Tensor, episodes: Episodes) -> Tensor:
-    return weights(episodes) * tangent
+def _weights_alone(episodes: Episodes) -> Coefficients:
+    return (weights(episodes),)
+
+
+def _lvc_hessian(tangent: Tensor, coefficients: Coefficients) -> Tensor:
+    return coefficients[0] * tangent
 
 
 def _dice(log_prob: Tensor, episodes: Episodes) -> Tensor:
@@ -87,10 +99,14 @@ def _dice(log_prob: Tensor, episodes: Episodes) -> Tensor:
     return _mean(box * _reward_steps(episodes) - single * episodes.values, episodes)
 
 
-def _dice_hessian(tangent: Tensor, episodes: Episodes) -> Tensor:
-    count = episodes.mask.sum((-2, -1), keepdim=True)
-    to_go = _sums_to_go(_reward_steps(episodes) * episodes.mask * tangent.cumsum(-1))
-    return (episodes.values * episodes.mask * tangent - to_go) / count
+def _reward_steps_and_values(episodes: Episodes) -> Coefficients:
+    share = episodes.mask / episodes.mask.sum((-2, -1), keepdim=True)
+    return _reward_steps(episodes) * share, episodes.values * share
+
+
+def _dice_hessian(tangent: Tensor, coefficients: Coefficients) -> Tensor:
+    reward_steps, values = coefficients
+    return values * tangent - _sums_to_go(reward_steps * tangent.cumsum(-1))
 
 
 def _loaded_dice(log_prob: Tensor, episodes: Episodes) -> Tensor:
@@ -100,17 +116,16 @@ def _loaded_dice(log_prob: Tensor, episodes: Episodes) -> Tensor:
     return _mean(difference * episodes.advantages, episodes)
 
 
-def _loaded_dice_hessian(tangent: Tensor, episodes: Episodes) -> Tensor:
-    past = tangent.cumsum(-1)
-    weighted = weights(episodes)
+def _loaded_dice_hessian(tangent: Tensor, coefficients: Coefficients) -> Tensor:
+    past, weighted = tangent.cumsum(-1), coefficients[0]
     through_before = weighted * (past - tangent)
     # Σ_{t>t'}: the sum to go without the step itself.
     return _sums_to_go(weighted * past) - (_sums_to_go(through_before) - through_before)
 
 
 ESTIMATORS: dict[str, Estimator] = {
-    "reinforce": Estimator(_reinforce, _reinforce_hessian),
-    "lvc": Estimator(_lvc, _lvc_hessian),
-    "dice": Estimator(_dice, _dice_hessian),
-    "loaded_dice": Estimator(_loaded_dice, _loaded_dice_hessian),
+    "reinforce": Estimator(_reinforce, _nothing, _reinforce_hessian),
+    "lvc": Estimator(_lvc, _weights_alone, _lvc_hessian),
+    "dice": Estimator(_dice, _reward_steps_and_values, _dice_hessian),
+    "loaded_dice": Estimator(_loaded_dice, _weights_alone, _loaded_dice_hessian),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metarl.functional.gaussian_mlp import Forward, backward, tangent_forward
+from metarl.functional.gaussian_mlp import Forward, backward, tangent_factors, tangent_forward
 from metarl.functional.layered import Architecture, Layered, free, log_std
 
 
@@ -26,7 +26,8 @@ def fisher_product(
     Returns:
         The product, shaped as the tangent.
     """
-    mean_moved = tangent_forward(arch, passed, tangent)[-1]
+    factors = tangent_factors(passed.weights, tangent)
+    mean_moved = tangent_forward(arch, passed, factors)[-1]
     _, products = backward(arch, passed, mean_moved.mul_(information.matrices[0]))
     return Layered(products, information.log_std * tangent.log_std)
 

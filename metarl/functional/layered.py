@@ -7,6 +7,7 @@ end; names come back where a result leaves.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,9 +44,9 @@ class Layered(NamedTuple):
 
     def less(self, other: Layered, rate: float) -> Layered:
         """This − ``rate`` · ``other``: a gradient step, or the product with I − α ∇²L."""
-        pairs = zip(self.matrices, other.matrices, strict=True)
-        matrices = tuple(torch.sub(mine, its, alpha=rate) for mine, its in pairs)
-        return Layered(matrices, torch.sub(self.log_std, other.log_std, alpha=rate))
+        mine, its = [*self.matrices, self.log_std], [*other.matrices, other.log_std]
+        *matrices, log_std = torch._foreach_sub(mine, its, alpha=rate)
+        return Layered(tuple(matrices), log_std)
 
     def rows(self) -> Tensor:
         """All numbers, ``[C, P]``, layer after layer."""
@@ -57,6 +58,13 @@ class Layered(NamedTuple):
             return self
         matrices = tuple(each.expand(count, -1, -1) for each in self.matrices)
         return Layered(matrices, self.log_std.expand(count, -1))
+
+
+def concatenated(parts: Sequence[Layered]) -> Layered:
+    """What has been found for some tasks at a time, of all tasks."""
+    matrices = zip(*(part.matrices for part in parts), strict=True)
+    log_std = torch.cat([part.log_std for part in parts])
+    return Layered(tuple(torch.cat(each) for each in matrices), log_std)
 
 
 def layered(arch: Architecture, params: Params) -> Layered:

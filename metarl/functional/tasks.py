@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -19,15 +18,6 @@ class Mapper(Protocol):
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
         """Apply ``function`` to each item; the results come in the order of the items."""
         ...
-
-
-def make_pool(threads: int) -> ThreadPoolExecutor | None:
-    """Python threads to map with; None where one is to do it all.
-
-    A new thread would begin with as many threads inside a product as the machine has cores: asking torch for their
-    number makes it take over the one that was set. Rounding and speed depend on it.
-    """
-    return ThreadPoolExecutor(threads, initializer=torch.get_num_threads) if threads > 1 else None
 
 
 def map_to_the_end(mapper: Mapper, function: Callable[[Any], None], items: Iterable[Any]) -> None:

@@ -25,7 +25,8 @@ from metarl.functional.params import (
     step_gradient,
     unflatten_meta,
 )
-from metarl.functional.tasks import Join, Mapper, alone, make_pool, over_tasks, take
+from metarl.functional.pool import make_pool
+from metarl.functional.tasks import Join, Mapper, alone, over_tasks, take
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems import measures
 from metarl.problems.credit import Collected, Sampling, credit
@@ -253,7 +254,7 @@ class RLProblem:
         """Close the environments and end the threads."""
         if self.pool:  # first: after a failure or an interruption, threads may still be stepping
             self.samplers.stop()
-            self.pool.shutdown(cancel_futures=True)
+            self.pool.shutdown()
         self.samplers.close()
         self.environments.example.close()
 

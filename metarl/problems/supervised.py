@@ -14,7 +14,8 @@ from metarl.data import Examples, Meta, MetaBatch, Params
 from metarl.functional import objectives
 from metarl.functional.losses import LOSSES
 from metarl.functional.objectives import Objective
-from metarl.functional.tasks import Join, Mapper, alone, chunks, make_pool, take
+from metarl.functional.pool import make_pool
+from metarl.functional.tasks import Join, Mapper, alone, chunks, take
 from metarl.problems.learners import Adaptation, Learner
 from metarl.problems.modules import PerThread
 from metarl.problems.protocol import Share, Split, Variant

@@ -1,0 +1,52 @@
+"""The surrogate loss and the KL divergence of query episodes, at a Gaussian MLP policy after its inner steps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from metarl.data import Episodes, Outcome
+from metarl.functional import gaussian
+from metarl.functional.gaussian_mlp import Forward, forward
+from metarl.functional.layered import Architecture, Layered, log_std
+
+
+class Query(NamedTuple):
+    """The query episodes at the post-update policy.
+
+    Attributes:
+        passed: the forward pass at φ.
+        ratio: π_φ / behaviour, ``[C, N, T]``.
+        step_weights: 1/n for valid steps, 0 elsewhere, ``[C, N, T]``.
+        outcome: surrogate loss and KL of each task, ``[C]``.
+    """
+
+    passed: Forward
+    ratio: Tensor
+    step_weights: Tensor
+    outcome: Outcome
+
+
+def at_query(arch: Architecture, params: Layered, episodes: Episodes, kept: bool) -> Query:
+    """One forward pass of the query episodes.
+
+    Args:
+        arch: the policy's architecture.
+        params: φ of C policies.
+        episodes: of the same C tasks, ``[C, N, T, ...]``.
+        kept: whether it is for products.
+    """
+    passed = forward(arch, params, episodes.obs.flatten(1, 2), kept)
+    mean = passed.mean.mT.reshape(episodes.mean.shape)
+    old_std, new_std = episodes.log_std[:, None, None], log_std(arch, params)[:, None, None]
+    new = gaussian.log_prob(episodes.actions, mean, new_std)
+    old = gaussian.log_prob(episodes.actions, episodes.mean, old_std)
+    ratio = (new - old).exp()
+    divergence = gaussian.kl(episodes.mean, old_std, mean, new_std)
+    weights = episodes.mask / episodes.mask.sum((-2, -1), keepdim=True)
+    outcome = Outcome(
+        -(ratio * episodes.advantages * weights).sum((-2, -1)),
+        (divergence * weights).sum((-2, -1)),
+    )
+    return Query(passed, ratio, weights, outcome)
