@@ -66,8 +66,9 @@ def tanh(count: int, calls: int) -> list[dict[str, Any]]:
 
 def main() -> int:
     options = parser(__doc__).parse_args()
-    if not torch.backends.mkldnn.is_available():
-        print("this build of torch has no oneDNN: there is nothing to compare", file=sys.stderr)
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    if not (both and kernels._understood()):
+        print("torch has not both MKL and oneDNN here: nothing to compare", file=sys.stderr)
         return 2
     report = Report("kernels", options)
     torch.set_num_threads(1)

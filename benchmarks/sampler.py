@@ -52,7 +52,7 @@ class Recorded:
             self.horizon,
             problem.act,
             problem.threads,
-            problem.mapper,
+            problem.samplers.mapper,
         )
         # The sampler seeds its slots so; from the same seeds come the same initial states.
         draws = [
@@ -87,7 +87,11 @@ class Recorded:
             for actions in self.actions[:, self.slots(part)]:
                 env.step(actions)
 
-        list(self.problem.mapper(run, zip(self.sampler.shares, self.sampler.envs, strict=True)))
+        list(
+            self.problem.samplers.mapper(
+                run, zip(self.sampler.shares, self.sampler.envs, strict=True)
+            )
+        )
 
     def slots(self, part: slice) -> slice:
         """The slots of a share of the tasks."""
@@ -132,7 +136,7 @@ class OpenLoop:
         if len(self.batches) == 1:
             run(0)
         else:
-            list(self.recorded.problem.mapper(run, range(len(self.batches))))
+            list(self.recorded.problem.samplers.mapper(run, range(len(self.batches))))
 
     def error(self) -> float:
         """Largest difference to the final positions of the wave."""

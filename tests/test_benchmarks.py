@@ -50,6 +50,10 @@ def test_the_sampler_benchmark_simulates_the_same_trajectories(tmp_path):
     assert all(row["off by"] == 0.0 for row in rows if row["what"].startswith("engine"))
 
 
+@pytest.mark.skipif(
+    not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()),
+    reason="needs MKL and oneDNN",
+)
 def test_the_kernels_benchmark_times_both_libraries(tmp_path):
     products, tanh = run("kernels", tmp_path).values()
     assert len(products) == 7

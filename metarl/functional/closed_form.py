@@ -20,11 +20,12 @@ from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import Estimator
 from metarl.functional.fisher import fisher_information, fisher_product
 from metarl.functional.gaussian_mlp import (
-    Along,
-    along,
+    Direction,
+    direction_of,
     likelihood_gradient,
     policy_gradient,
-    weights_of,
+    prepare,
+    standardise,
 )
 from metarl.functional.hessian import Tape, hessian_product, taped_policy_gradient
 from metarl.functional.layered import Architecture, Layered, Order, concatenated, order
@@ -66,6 +67,7 @@ def numbers_kept(sizes: Sequence[int], steps: int, copied: bool = True) -> int:
 
     Args:
         sizes: of a ReLU policy, observation to action; with tanh the hidden units count once more for each step.
+            Of the estimators ``lvc`` and ``loaded_dice``; ``dice`` has one more in each step, ``reinforce`` one less.
         steps: inner steps.
         copied: whether rows are copies of the columns, as :func:`metarl.kernels.rows` decides.
     """
@@ -114,17 +116,19 @@ class Surrogate(NamedTuple):
             params = params.less(gradient, self.inner.lr)
             tapes.append(tape)
         query = at_query(self.arch, params, part.query if few is None else few.query, kept=True)
-        weights = query.step_weights.flatten(1).unsqueeze(1)
-        return Activations(tuple(tapes), query, fisher_information(self.arch, params, weights))
+        step_weights = query.step_weights.flatten(1).unsqueeze(1)
+        information = fisher_information(self.arch, query.passed, step_weights)
+        return Activations(tuple(tapes), query, information)
 
     def gradient(self, part: MetaBatch[Episodes], at: Activations) -> Layered:
         """Jᵀ ∇S(φ)."""
         query = at.query
         per_step = -(query.ratio * part.query.advantages * query.step_weights)
-        gradient, _ = likelihood_gradient(self.arch, part.query, query.passed, per_step)
+        seen = standardise(self.arch, part.query, query.passed)
+        gradient, _ = likelihood_gradient(self.arch, query.passed, seen, per_step)
         return self._pull(part, at, gradient)
 
-    def product(self, part: MetaBatch[Episodes], at: Activations, direction: Along) -> Layered:
+    def product(self, part: MetaBatch[Episodes], at: Activations, direction: Direction) -> Layered:
         """Jᵀ F J · ``direction``, a direction in θ."""
         moved = self._push(part, at, direction.expand(len(at.query.ratio)))
         bent = fisher_product(self.arch, at.query.passed, at.information, moved)
@@ -135,7 +139,7 @@ class Surrogate(NamedTuple):
         weights = at.query.step_weights.flatten(1).unsqueeze(1)
         return kfac.factors(self.arch, at.query.passed, weights)
 
-    def _push(self, part: MetaBatch[Episodes], at: Activations, direction: Along) -> Layered:
+    def _push(self, part: MetaBatch[Episodes], at: Activations, direction: Direction) -> Layered:
         """J · direction."""
         steps = zip(at.tapes, part.support, strict=True)
         return self._through(steps, direction.tangent, direction)
@@ -145,11 +149,14 @@ class Surrogate(NamedTuple):
         return self._through(zip(at.tapes[::-1], part.support[::-1], strict=True), cotangent)
 
     def _through(
-        self, steps: Iterable[tuple[Tape, Episodes]], tangent: Layered, first: Along | None = None
+        self,
+        steps: Iterable[tuple[Tape, Episodes]],
+        tangent: Layered,
+        first: Direction | None = None,
     ) -> Layered:
         if not self.inner.first_order:
             for tape, episodes in steps:
-                direction, first = first or along(tape.forward.weights, tangent), None
+                direction, first = first or direction_of(tape.forward.prepared, tangent), None
                 bent = hessian_product(self.arch, tape, episodes, self.estimator, direction)
                 tangent = tangent.less(bent, self.inner.lr)
         return tangent
@@ -236,7 +243,7 @@ class _Tasks(NamedTuple):
     def linearise(self, vector: Tensor) -> Linearisation:
         """Gradient, curvature and preconditioner at θ ``[P]``."""
         theta = self.ordered.layers(vector)
-        weights = weights_of(self.surrogate.arch, theta)
+        prepared = prepare(self.surrogate.arch, theta)
         exact = lambda index: self.surrogate.activations(theta, self.parts[index])  # noqa: E731
         derived = activations = keep_first(exact, self.most)
         if self.seen is not self.parts:
@@ -250,7 +257,7 @@ class _Tasks(NamedTuple):
             return at.query.outcome, self.surrogate.gradient(self.parts[index], at)
 
         def curvature(tangent: Tensor) -> Tensor:
-            direction = along(weights, self.ordered.layers(tangent))
+            direction = direction_of(prepared, self.ordered.layers(tangent))
             product = self.surrogate.product
             return self._mean(
                 self._of_each(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from metarl.functional.gaussian_mlp import Forward, backward, tangent_factors, tangent_forward
-from metarl.functional.layered import Architecture, Layered, free, log_std
+from metarl.functional.layered import Architecture, Layered, log_std
 
 
 def fisher_product(
@@ -26,19 +26,19 @@ def fisher_product(
     Returns:
         The product, shaped as the tangent.
     """
-    factors = tangent_factors(passed.weights, tangent)
+    factors = tangent_factors(passed.prepared, tangent)
     mean_moved = tangent_forward(arch, passed, factors)[-1]
     _, products = backward(arch, passed, mean_moved.mul_(information.matrices[0]))
     return Layered(products, information.log_std * tangent.log_std)
 
 
-def fisher_information(arch: Architecture, params: Layered, step_weights: Tensor) -> Layered:
+def fisher_information(arch: Architecture, passed: Forward, step_weights: Tensor) -> Layered:
     """The Fisher matrices of the Gaussians alone: w_t/σ² of the means, ``[C, A, B]``; 2 Σ_t w_t of log σ, ``[C, A]``.
 
     Args:
         arch: the policy's architecture.
-        params: φ of C policies.
+        passed: :func:`forward` at φ.
         step_weights: w_t, ``[C, 1, B]``.
     """
-    precision = (-2.0 * log_std(arch, params)).exp().unsqueeze(2)
-    return Layered((precision * step_weights,), 2.0 * step_weights.sum(2) * free(arch, params))
+    precision = (-2.0 * log_std(arch, passed.params)).exp().unsqueeze(2)
+    return Layered((precision * step_weights,), 2.0 * step_weights.sum(2) * passed.prepared.free)

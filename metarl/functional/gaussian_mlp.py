@@ -28,65 +28,66 @@ from metarl.functional.layered import Architecture, Layered, free, log_std
 from metarl.kernels import Factor, activate, factor, matmul, rows, through_activation
 
 
-class Weights(NamedTuple):
+class Prepared(NamedTuple):
     """What products take of C policies' parameters.
 
     Attributes:
-        plain: W_i without their biases, ``[C, out, in]``.
-        transposed: W_iᵀ, ``[C, in, out]``.
+        weights: W_i without their biases at i = 1 .. depth−1, ``[C, out, in]``.
+        transposed: W_iᵀ of the same, ``[C, in, out]``.
         free: 1 where log σ is not below its bound, ``[C, A]``.
     """
 
-    plain: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
     transposed: tuple[Tensor, ...]
     free: Tensor
 
 
-def weights_of(arch: Architecture, params: Layered) -> Weights:
-    """The weights of C policies."""
-    plain = tuple(each[:, :, :-1] for each in params.matrices)
-    return Weights(plain, tuple(each.mT.contiguous() for each in plain), free(arch, params))
+def prepare(arch: Architecture, params: Layered) -> Prepared:
+    """The parameters of C policies for products."""
+    plain = tuple(each[:, :, :-1] for each in params.matrices[1:])
+    return Prepared(plain, tuple(each.mT.contiguous() for each in plain), free(arch, params))
 
 
-class Along(NamedTuple):
-    """A direction of C policies' parameters, and the left factors that it makes with their weights.
+class Direction(NamedTuple):
+    """A direction of C policies' parameters, and the left factors that it makes with them.
 
     Attributes:
         tangent: Ṁ_i, and the direction of log σ.
-        forward: Ṁ_0, then [Ṁ_i W_i].
-        backward: [Ẇ_iᵀ W_iᵀ] at i = 1 .. depth−1.
+        forward_factors: Ṁ_0, then [Ṁ_i W_i].
+        backward_factors: [Ẇ_iᵀ W_iᵀ] at i = 1 .. depth−1.
         log_std: how the bounded log σ moves, ``[C, A, 1]``.
     """
 
     tangent: Layered
-    forward: tuple[Tensor, ...]
-    backward: tuple[Tensor, ...]
+    forward_factors: tuple[Tensor, ...]
+    backward_factors: tuple[Tensor, ...]
     log_std: Tensor
 
-    def expand(self, count: int) -> Along:
+    def expand(self, count: int) -> Direction:
         """One policy's direction for each of ``count`` tasks: views."""
         if count == 1:
             return self
-        forward, backward, (log_std,) = (
+        forward_factors, backward_factors, (log_std,) = (
             tuple(each.expand(count, -1, -1) for each in matrices)
-            for matrices in (self.forward, self.backward, (self.log_std,))
+            for matrices in (self.forward_factors, self.backward_factors, (self.log_std,))
         )
-        return Along(self.tangent.expand(count), forward, backward, log_std)
+        tangent = self.tangent.expand(count)
+        return Direction(tangent, forward_factors, backward_factors, log_std)
 
 
-def along(weights: Weights, tangent: Layered) -> Along:
-    """The direction ``tangent`` for products at the parameters that have these weights."""
+def direction_of(prepared: Prepared, tangent: Layered) -> Direction:
+    """``tangent`` as a direction for products at these parameters."""
     transposed = [each[:, :, :-1].mT for each in tangent.matrices[1:]]
-    pairs = zip(transposed, weights.transposed[1:], strict=True)
-    backward = tuple(torch.cat(pair, dim=2) for pair in pairs)
-    log_std_moved = (tangent.log_std * weights.free).unsqueeze(2)
-    return Along(tangent, tangent_factors(weights, tangent), backward, log_std_moved)
+    pairs = zip(transposed, prepared.transposed, strict=True)
+    backward_factors = tuple(torch.cat(pair, dim=2) for pair in pairs)
+    log_std_moved = (tangent.log_std * prepared.free).unsqueeze(2)
+    return Direction(tangent, tangent_factors(prepared, tangent), backward_factors, log_std_moved)
 
 
-def tangent_factors(weights: Weights, tangent: Layered) -> tuple[Tensor, ...]:
+def tangent_factors(prepared: Prepared, tangent: Layered) -> tuple[Tensor, ...]:
     """Ṁ_0, then [Ṁ_i W_i], for :func:`tangent_forward`."""
     lowest, *above = tangent.matrices
-    pairs = zip(above, weights.plain[1:], strict=True)
+    pairs = zip(above, prepared.weights, strict=True)
     return lowest, *(torch.cat(pair, dim=2) for pair in pairs)
 
 
@@ -95,7 +96,7 @@ class Forward(NamedTuple):
 
     Attributes:
         params: M_i and log σ.
-        weights: W_i.
+        prepared: the same, for products.
         inputs: x_0 .. x_{depth−1}, each ``[C, in + 1, B]``.
         rows: x_iᵀ, ``[C, B, in + 1]``, views, or copies where products are to follow and are faster with them.
         hidden: h_1 .. h_{depth−1} in them, each ``[C, in, B]``.
@@ -105,7 +106,7 @@ class Forward(NamedTuple):
     """
 
     params: Layered
-    weights: Weights
+    prepared: Prepared
     inputs: tuple[Tensor, ...]
     rows: tuple[Factor, ...]
     hidden: tuple[Tensor, ...]
@@ -143,7 +144,7 @@ def forward(arch: Architecture, params: Layered, obs: Tensor, kept: bool = False
     mean = matmul(params.matrices[-1], right)
     turned = tuple(rows(each, often=kept) for each in inputs)
     seen = tuple(inputs), turned, tuple(hidden), tuple(joined), tuple(room)
-    return Forward(params, weights_of(arch, params), *seen, mean)
+    return Forward(params, prepare(arch, params), *seen, mean)
 
 
 def backward(
@@ -156,7 +157,7 @@ def backward(
     """
     deltas, gradients = [top], [matmul(top, passed.rows[-1])]
     for i in reversed(range(1, arch.depth)):
-        below = matmul(passed.weights.transposed[i], factor(deltas[0]))
+        below = matmul(passed.prepared.transposed[i - 1], factor(deltas[0]))
         deltas.insert(0, through_activation(arch.activation, below, passed.hidden[i - 1], below))
         gradients.insert(0, matmul(deltas[0], passed.rows[i - 1]))
     return tuple(deltas), tuple(gradients)
@@ -174,34 +175,48 @@ def policy_gradient(arch: Architecture, params: Layered, episodes: Episodes) -> 
         The gradient in every M_i, ``[C, out, in + 1]``, and in log σ, ``[C, A]``: 0 below its bound.
     """
     passed = forward(arch, params, episodes.obs.flatten(1, 2))
-    return likelihood_gradient(arch, episodes, passed, weights(episodes))[0]
+    seen = standardise(arch, episodes, passed)
+    return likelihood_gradient(arch, passed, seen, weights(episodes))[0]
 
 
-def standardised_actions(episodes: Episodes, passed: Forward, inverse_std: Tensor) -> Tensor:
-    """(a − μ)/σ, ``[C, A, B]``."""
-    return (episodes.actions.flatten(1, 2).mT - passed.mean).mul_(inverse_std)
+class Standardised(NamedTuple):
+    """Actions as the Gaussians of their policies see them.
+
+    Attributes:
+        actions: e = (a − μ)/σ, ``[C, A, B]``.
+        inverse_std: 1/σ, ``[C, A, 1]``.
+    """
+
+    actions: Tensor
+    inverse_std: Tensor
+
+
+def standardise(arch: Architecture, episodes: Episodes, passed: Forward) -> Standardised:
+    """The actions of ``episodes`` by the policies of a forward pass of their observations."""
+    inverse_std = (-log_std(arch, passed.params)).exp().unsqueeze(2)
+    # The mean comes first for its order in memory: with that of the actions all that follows would take strides.
+    actions = (passed.mean - episodes.actions.flatten(1, 2).mT).mul_(-inverse_std)
+    return Standardised(actions, inverse_std)
 
 
 def likelihood_gradient(
-    arch: Architecture, episodes: Episodes, passed: Forward, per_step: Tensor
+    arch: Architecture, passed: Forward, seen: Standardised, per_step: Tensor
 ) -> tuple[Layered, tuple[Tensor, ...]]:
     """Σ_t w_t ∇log π_t, with weights that are constants.
 
     Args:
         arch: the policy's architecture.
-        episodes: of C tasks.
-        passed: :func:`forward` of their observations.
+        passed: :func:`forward` of C tasks' observations.
+        seen: their actions, by :func:`standardise`.
         per_step: w_t, ``[C, N, T]``.
 
     Returns:
         The gradient, shaped as the parameters, and all δ_i ``[C, out, B]``.
     """
     per_step = per_step.flatten(1).unsqueeze(1)
-    inverse_std = (-log_std(arch, passed.params)).exp().unsqueeze(2)
-    standardised = standardised_actions(episodes, passed, inverse_std)
-    deltas, gradients = backward(arch, passed, per_step * standardised * inverse_std)
-    log_std_gradient = (per_step * (standardised.square() - 1.0)).sum(2)
-    return Layered(gradients, log_std_gradient * passed.weights.free), deltas
+    deltas, gradients = backward(arch, passed, per_step * seen.actions * seen.inverse_std)
+    log_std_gradient = (per_step * (seen.actions.square() - 1.0)).sum(2)
+    return Layered(gradients, log_std_gradient * passed.prepared.free), deltas
 
 
 def tangent_forward(

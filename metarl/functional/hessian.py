@@ -16,14 +16,14 @@ from torch import Tensor
 from metarl.data import Episodes
 from metarl.functional.estimators import Coefficients, Estimator, weights
 from metarl.functional.gaussian_mlp import (
-    Along,
+    Direction,
     Forward,
     forward,
     likelihood_gradient,
-    standardised_actions,
+    standardise,
     tangent_forward,
 )
-from metarl.functional.layered import Architecture, Layered, log_std
+from metarl.functional.layered import Architecture, Layered
 from metarl.kernels import Factor, factor, matmul, rows, through_activation
 
 
@@ -41,7 +41,7 @@ class Tape(NamedTuple):
         score: g = ∂log π/∂μ = (a − μ)/σ², ``[C, A, B]``.
         excess: ∂log π/∂log σ = ((a − μ)/σ)² − 1, ``[C, A, B]``.
         precision: w/σ² with w = ∂loss/∂log π, ``[C, A, B]``.
-        second_moment: 2 Σ_b w ((a − μ)/σ)², ``[C, A, 1]``.
+        spread: 2 Σ_b w ((a − μ)/σ)², ``[C, A, 1]``.
         coefficients: of the estimator's Hessian.
     """
 
@@ -54,7 +54,7 @@ class Tape(NamedTuple):
     score: Tensor
     excess: Tensor
     precision: Tensor
-    second_moment: Tensor
+    spread: Tensor
     coefficients: Coefficients
 
 
@@ -63,13 +63,11 @@ def taped_policy_gradient(
 ) -> tuple[Layered, Tape]:
     """:func:`policy_gradient`, to the same bits, and the tape for :func:`hessian_product` of ``estimator``'s loss."""
     passed, per_step = forward(arch, params, episodes.obs.flatten(1, 2), True), weights(episodes)
-    gradient, deltas = likelihood_gradient(arch, episodes, passed, per_step)
-    per_step = per_step.flatten(1).unsqueeze(1)
-    inverse_std = (-log_std(arch, params)).exp().unsqueeze(2)
-    standardised = standardised_actions(episodes, passed, inverse_std)
-    squares = standardised.square()
+    seen = standardise(arch, episodes, passed)
+    gradient, deltas = likelihood_gradient(arch, passed, seen, per_step)
+    per_step, squares = per_step.flatten(1).unsqueeze(1), seen.actions.square()
     bends = tuple(
-        matmul(passed.weights.transposed[i], factor(deltas[i]))
+        matmul(passed.prepared.transposed[i - 1], factor(deltas[i]))
         .mul_(passed.hidden[i - 1])
         .mul_(-2.0)
         for i in range(1, arch.depth)
@@ -84,9 +82,9 @@ def taped_policy_gradient(
         room,
         tuple(rows(each) for each in deltas),
         bends,
-        standardised.mul_(inverse_std),
+        seen.actions * seen.inverse_std,
         squares - 1.0,
-        per_step * inverse_std.square(),
+        per_step * seen.inverse_std.square(),
         2.0 * torch.bmm(squares, per_step.mT),
         estimator.coefficients(episodes),
     )
@@ -94,7 +92,7 @@ def taped_policy_gradient(
 
 
 def hessian_product(
-    arch: Architecture, tape: Tape, episodes: Episodes, estimator: Estimator, direction: Along
+    arch: Architecture, tape: Tape, episodes: Episodes, estimator: Estimator, direction: Direction
 ) -> Layered:
     """∇²L(φ) · tangent for the inner loss of ``estimator``, at the tape's parameters.
 
@@ -105,23 +103,24 @@ def hessian_product(
         tape: from :func:`taped_policy_gradient`.
         episodes: the same episodes.
         estimator: the same estimator: which second derivative.
-        direction: the tangent, by :func:`along` of the tape's weights.
+        direction: the tangent, for products at the tape's parameters.
 
     Returns:
         The product, shaped as the tangent.
     """
-    *moved, mean_moved = tangent_forward(arch, tape.forward, direction.forward)
+    *moved, mean_moved = tangent_forward(arch, tape.forward, direction.forward_factors)
     log_prob_moved = (tape.score * mean_moved).sum(1, keepdim=True)
     log_prob_moved.baddbmm_(direction.log_std.mT, tape.excess)
 
     at_steps = log_prob_moved.view(episodes.rewards.shape)
-    weights_moved = estimator.hessian_product(at_steps, tape.coefficients).view_as(log_prob_moved)
+    weights_moved = estimator.hessian_product(at_steps, tape.coefficients)
+    weights_moved = weights_moved.reshape(log_prob_moved.shape)
 
     delta, top_moved = tape.top, tape.room[-1]
     by_state = (tape.excess * weights_moved).addcmul_(delta, mean_moved, value=-2.0)
     log_std_product = by_state.sum(2, keepdim=True)
-    log_std_product.addcmul_(direction.log_std, tape.second_moment, value=-1.0)
-    log_std_product = log_std_product.squeeze(2).mul_(tape.forward.weights.free)
+    log_std_product.addcmul_(direction.log_std, tape.spread, value=-1.0)
+    log_std_product = log_std_product.squeeze(2).mul_(tape.forward.prepared.free)
 
     torch.mul(tape.score, weights_moved, out=top_moved)
     top_moved.addcmul_(delta, direction.log_std, value=-2.0)
@@ -131,13 +130,13 @@ def hessian_product(
 
 
 def _tangent_backward(
-    arch: Architecture, tape: Tape, direction: Along, moved: list[Tensor], delta_moved: Tensor
+    arch: Architecture, tape: Tape, direction: Direction, moved: list[Tensor], delta_moved: Tensor
 ) -> tuple[Tensor, ...]:
     """The derivative along ``direction`` of :func:`backward`'s gradients."""
     passed, products = tape.forward, [matmul(delta_moved, tape.forward.rows[-1])]
     for i in reversed(range(1, arch.depth)):
         products[0][:, :, :-1].add_(matmul(moved[i - 1], tape.rows[i - 1]).mT)
-        below = matmul(direction.backward[i - 1], tape.joined[i - 1])
+        below = matmul(direction.backward_factors[i - 1], tape.joined[i - 1])
         room = tape.room[i - 2] if i > 1 else below
         delta_moved = through_activation(arch.activation, below, passed.hidden[i - 1], room)
         if arch.activation == "tanh":

@@ -65,7 +65,7 @@ def _output_derivatives(arch: Architecture, passed: Forward, inputs: list[Tensor
     for i in reversed(range(1, arch.depth)):
         hidden = inputs[i][:, :-1]
         slope = hidden.sign() if arch.activation == "relu" else 1.0 - hidden.square()
-        below = passed.weights.transposed[i] @ result[0]
+        below = passed.prepared.transposed[i - 1] @ result[0]
         result.insert(0, below.mul_(slope.repeat(1, 1, inverse_std.shape[1])))
     return result
 

@@ -45,6 +45,7 @@ class Layered(NamedTuple):
     def less(self, other: Layered, rate: float) -> Layered:
         """This − ``rate`` · ``other``: a gradient step, or the product with I − α ∇²L."""
         mine, its = [*self.matrices, self.log_std], [*other.matrices, other.log_std]
+        # One call, as torch's own optimizers make it: threads hand the interpreter's lock over less often.
         *matrices, log_std = torch._foreach_sub(mine, its, alpha=rate)
         return Layered(tuple(matrices), log_std)
 
@@ -61,7 +62,7 @@ class Layered(NamedTuple):
 
 
 def concatenated(parts: Sequence[Layered]) -> Layered:
-    """What has been found for some tasks at a time, of all tasks."""
+    """The parts' results, one after the other along the task axis."""
     matrices = zip(*(part.matrices for part in parts), strict=True)
     log_std = torch.cat([part.log_std for part in parts])
     return Layered(tuple(torch.cat(each) for each in matrices), log_std)

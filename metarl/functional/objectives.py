@@ -228,7 +228,6 @@ def by_parts(
     """
     cut, count = chunks(count_tasks(batch), together), joined_count(batch, join)
     parts = [take(batch, each) for each in cut]
-    mapper = mapper if len(parts) > 1 else map
 
     def outcomes(vector: Tensor, part: MetaBatch[Any]) -> Outcome:
         return stacked(unflatten_meta(vector, like), part)

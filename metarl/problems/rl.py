@@ -101,20 +101,20 @@ class RLProblem:
         self.curvature_share, self.make_policy = curvature_share, make_policy
         self.policy = policy = self._new_policy(0)
         self.arch: Architecture | None = None
-        plain = not adaptation.learn_rates and adaptation.update.adapted is None
-        if isinstance(policy, GaussianMLP) and plain and not autograd:
+        general = autograd or adaptation.learn_rates or adaptation.update.adapted is not None
+        if isinstance(policy, GaussianMLP) and not general:
             self.arch = Architecture(len(policy.layers), policy.activation, policy.min_log_std)
-        self.pool = make_pool(threads)
-        self.mapper: Mapper = self.pool.map if self.pool else map
+        self.pool = pool = make_pool(threads)
+        self.mapper: Mapper = pool.map if pool else map
         self.cut = Cutter(self.device, self.mapper, chunk, environments.obs_size, self.policy)
         self._own_policy = PerThread(self.policy)
-        self.samplers = Samplers(environments, self.act, threads, self.mapper, self.device)
+        apart = pool.apart if pool else map  # the main thread is there for signals
+        self.samplers = Samplers(environments, self.act, threads, apart, self.device)
 
     def initial_meta(self, rng: np.random.Generator) -> Meta:
         """The policy's initial parameters; the constant rate everywhere if rates are learned."""
-        policy = self._new_policy(int(rng.integers(2**62)))
+        policy, row = self._new_policy(int(rng.integers(2**62))), self.adaptation
         theta = {name: value.detach() for name, value in policy.named_parameters()}
-        row = self.adaptation
         adapted = {name: theta[name] for name in row.update.names(theta)}
         return Meta(theta, initial_rates(adapted, row.learn_rates, row.update.lr, row.steps))
 

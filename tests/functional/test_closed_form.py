@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import allocations
@@ -18,6 +19,7 @@ from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.objectives import Linearisation, Objective
 from metarl.functional.params import flatten, flatten_meta
+from metarl.functional.pool import Pool
 
 LR = 0.3
 TOLERANCE = 1e-10
@@ -59,6 +61,13 @@ def make_pair(
         theta,
         batch,
     )
+
+
+@contextlib.contextmanager
+def shared_by(threads: int) -> Iterator[Pool]:
+    pool = Pool(threads)
+    yield pool
+    pool.shutdown()
 
 
 def assert_equal(pair: Pair) -> None:
@@ -115,7 +124,7 @@ def test_it_does_at_the_floor_itself(steps):
 
 @pytest.mark.parametrize("estimator", support.ESTIMATOR_NAMES)
 def test_threads_change_no_bit(estimator):
-    with ThreadPoolExecutor(3) as pool:
+    with shared_by(3) as pool:
         plain = make_pair(estimator, tasks=4)
         threaded = make_pair(estimator, tasks=4, mapper=pool.map)
         tangent = support.normal(60, len(plain.vector))
@@ -210,7 +219,7 @@ def test_how_many_tasks_are_kept_changes_no_bit(activation, together):
         given["together"] = together, together
         whole = make_pair(**given)
         expected = [everything(each, whole.vector) for each in whole[:2]]
-        with ThreadPoolExecutor(2) as pool:
+        with shared_by(2) as pool:
             for kept in (0, 1, 3, 4):
                 pair = make_pair(**given, mapper=pool.map, kept=kept)
                 for objective, bits in zip(pair[:2], expected, strict=True):

@@ -14,6 +14,7 @@ from metarl.functional.adapt import InnerUpdate
 from metarl.functional.few_shot import Rule, step_weights
 from metarl.functional.losses import LOSSES
 from metarl.functional.params import flatten, flatten_meta
+from metarl.functional.pool import Pool
 from metarl.nets.mlp import MLP
 from metarl.problems.protocol import initial_rates
 
@@ -237,15 +238,14 @@ def test_what_is_measured_is_the_query_before_and_after():
 
 
 def test_chunks_and_threads_change_nothing():
-    from concurrent.futures import ThreadPoolExecutor
-
     objective, meta = row("maml++")
     data, vector = batch(), flatten_meta(meta)
     whole = objectives.by_parts(objective, data, meta, together=M).linearise(vector)
-    with ThreadPoolExecutor(2) as pool:
-        single = objectives.by_parts(objective, data, meta, pool.map)
-        found = single.linearise(vector)
-        with pytest.raises(ValueError, match="no curvature"):
-            found.curvature(vector)
+    pool = Pool(2)
+    single = objectives.by_parts(objective, data, meta, pool.map)
+    found = single.linearise(vector)
+    with pytest.raises(ValueError, match="no curvature"):
+        found.curvature(vector)
+    pool.shutdown()
     support.close(found.gradient, whole.gradient, 1e-13)
     support.close(found.outcome.loss, whole.outcome.loss, 1e-14)
