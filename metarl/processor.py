@@ -6,10 +6,10 @@ import platform
 from pathlib import Path
 
 
-def described(key: str) -> str:
+def described(key: str, source: Path = Path("/proc/cpuinfo")) -> str:
     """The processor's ``key`` in /proc/cpuinfo; where there is none, what Python knows of the processor."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in source.read_text().splitlines():
             if line.startswith(key):
                 return line.partition(":")[2].strip()
     except OSError:

@@ -17,6 +17,7 @@ from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional import closed_form, objectives
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
+from metarl.functional.layered import order
 from metarl.functional.objectives import Linearisation, Objective
 from metarl.functional.params import flatten, flatten_meta
 from metarl.functional.pool import Pool
@@ -120,6 +121,16 @@ def test_it_does_below_the_floor_of_the_deviation_where_its_derivative_is_zero(s
 def test_it_does_at_the_floor_itself(steps):
     """As `initial_std` equal to `min_std` would have it: both must agree whether it can move."""
     assert_equal(make_pair("lvc", steps, "tanh", min_std=0.5, log_std=[math.log(0.5), 0.25]))
+
+
+def test_it_does_where_an_inner_step_takes_some_tasks_below_the_floor_that_share_products():
+    given = {"tasks": 4, "min_std": 0.5, "log_std": [math.log(0.5) + 1e-6, 0.25]}
+    assert_equal(make_pair("lvc", 2, "tanh", together=(4, 1), **given))
+    pair = make_pair("lvc", 2, "tanh", **given)
+    arch = support.architecture(support.make_policy("tanh", (3, 5, 4, 2), 0.5))
+    surrogate = closed_form.Surrogate(arch, ESTIMATORS["lvc"], InnerUpdate(LR))
+    at = surrogate.activations(order(arch, pair.theta).layers(pair.vector), pair.batch)
+    assert {0.0, 1.0} == {float(free[0]) for free in at.tapes[1].forward.prepared.free}
 
 
 @pytest.mark.parametrize("estimator", support.ESTIMATOR_NAMES)
