@@ -36,7 +36,7 @@ def products(count: int, calls: int) -> list[dict[str, Any]]:
         a, b = torch.full((1, n, k), 0.01), torch.full((1, k, m), 0.01)
         works = {
             MKL: rounds.within(1, partial(torch.bmm, a, b), calls),
-            ONE_DNN: rounds.within(1, partial(kernels._multiply, a, b[0].mT), calls),
+            ONE_DNN: rounds.within(1, partial(kernels.multiply_by_one_dnn, a, b[0].mT), calls),
         }
         taken = rounds.interleave(works, count)
         walls = {name: rounds.walls(each) for name, each in taken.items()}
@@ -67,7 +67,7 @@ def tanh(count: int, calls: int) -> list[dict[str, Any]]:
 def main() -> int:
     options = parser(__doc__).parse_args()
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    if not (both and kernels._understood()):
+    if not (both and kernels.one_dnn_is_understood()):
         print("torch has not both MKL and oneDNN here: nothing to compare", file=sys.stderr)
         return 2
     report = Report("kernels", options)

@@ -20,19 +20,19 @@ from metarl.processor import described
 def _one_dnn() -> bool:
     """Whether MKL would be slower than oneDNN, and both are there."""
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return both and "Intel" not in described("vendor_id") and _understood()
+    return both and "Intel" not in described("vendor_id") and one_dnn_is_understood()
 
 
-def _understood() -> bool:
+def one_dnn_is_understood() -> bool:
     """Whether torch's operation, which is not part of its public interface, is what it has been."""
     a, b = torch.arange(6.0).view(1, 2, 3), torch.arange(12.0).view(4, 3)
     try:
-        return torch.equal(_multiply(a, b), a @ b.mT)
+        return torch.equal(multiply_by_one_dnn(a, b), a @ b.mT)
     except (AttributeError, RuntimeError, TypeError):
         return False
 
 
-def _multiply(a: Tensor, turned: Tensor) -> Tensor:
+def multiply_by_one_dnn(a: Tensor, turned: Tensor) -> Tensor:
     """a bᵀ by oneDNN, ``[1, n, k]`` times ``[m, k]``."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, turned, None, "none", [], "")
     return product
@@ -84,7 +84,7 @@ def matmul(a: Tensor, b: Factor) -> Tensor:
     """a b, ``[C, n, k]`` times ``[C, k, m]``."""
     if b.turned is None or a.shape[1] * b.operations <= FEW:
         return torch.bmm(a, b.matrix)
-    return _multiply(a, b.turned)
+    return multiply_by_one_dnn(a, b.turned)
 
 
 def activate(activation: str, z: Tensor, out: Tensor) -> Tensor:

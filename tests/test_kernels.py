@@ -97,8 +97,8 @@ def test_one_task_in_single_precision_is_what_one_dnn_multiplies(library):
 @pytest.mark.parametrize(
     ("vendor", "operation", "expected"),
     [
-        ("AuthenticAMD", kernels._multiply, True),
-        ("GenuineIntel", kernels._multiply, False),
+        ("AuthenticAMD", kernels.multiply_by_one_dnn, True),
+        ("GenuineIntel", kernels.multiply_by_one_dnn, False),
         ("AuthenticAMD", lambda a, turned: a @ turned.mT + 1.0, False),
         ("AuthenticAMD", lambda a, turned, more: None, False),
     ],
@@ -109,7 +109,7 @@ def test_one_dnn_is_taken_where_mkl_is_slower_and_only_while_it_does_what_it_did
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         pytest.skip("needs MKL and oneDNN")
     monkeypatch.setattr(kernels, "described", lambda key: vendor)
-    monkeypatch.setattr(kernels, "_multiply", operation)
+    monkeypatch.setattr(kernels, "multiply_by_one_dnn", operation)
     assert kernels._one_dnn() is expected
 
 

@@ -76,7 +76,7 @@ class Direction(NamedTuple):
 
 
 def direction_of(prepared: Prepared, tangent: Layered) -> Direction:
-    """``tangent`` as a direction for products at these parameters."""
+    """``tangent``, in the parameters' shapes, as a direction for products at these parameters."""
     transposed = [each[:, :, :-1].mT for each in tangent.matrices[1:]]
     pairs = zip(transposed, prepared.transposed, strict=True)
     backward_factors = tuple(torch.cat(pair, dim=2) for pair in pairs)

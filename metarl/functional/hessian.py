@@ -61,7 +61,17 @@ class Tape(NamedTuple):
 def taped_policy_gradient(
     arch: Architecture, params: Layered, episodes: Episodes, estimator: Estimator
 ) -> tuple[Layered, Tape]:
-    """:func:`policy_gradient`, to the same bits, and the tape for :func:`hessian_product` of ``estimator``'s loss."""
+    """The policy gradient, to the same bits as without a tape, and the tape.
+
+    Args:
+        arch: the policy's architecture.
+        params: of C policies.
+        episodes: of the same C tasks, ``[C, N, T, ...]``.
+        estimator: whose loss :func:`hessian_product` is to take the Hessian of.
+
+    Returns:
+        :func:`metarl.functional.gaussian_mlp.policy_gradient`, and what does not depend on the products' directions.
+    """
     passed, per_step = forward(arch, params, episodes.obs.flatten(1, 2), True), weights(episodes)
     seen = standardise(arch, episodes, passed)
     gradient, deltas = likelihood_gradient(arch, passed, seen, per_step)

@@ -62,7 +62,7 @@ class Layered(NamedTuple):
 
 
 def concatenated(parts: Sequence[Layered]) -> Layered:
-    """The parts' results, one after the other along the task axis."""
+    """The parts' results ``[C_i, ...]``, one after the other along the task axis: ``[Σ C_i, ...]``."""
     matrices = zip(*(part.matrices for part in parts), strict=True)
     log_std = torch.cat([part.log_std for part in parts])
     return Layered(tuple(torch.cat(each) for each in matrices), log_std)

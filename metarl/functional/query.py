@@ -29,13 +29,18 @@ class Query(NamedTuple):
 
 
 def at_query(arch: Architecture, params: Layered, episodes: Episodes, kept: bool) -> Query:
-    """One forward pass of the query episodes.
+    """Surrogate −(1/n) Σ_t (π_φ / behaviour)_t A_t and KL (1/n) Σ_t KL(behaviour ‖ π_φ)_t over the n valid steps.
+
+    Source: Schulman et al. 2015 (arXiv:1502.05477), equation 14.
 
     Args:
         arch: the policy's architecture.
         params: φ of C policies.
         episodes: of the same C tasks, ``[C, N, T, ...]``.
-        kept: whether it is for products.
+        kept: whether products are to follow, which want the forward pass.
+
+    Returns:
+        Both, and what the derivatives need.
     """
     passed = forward(arch, params, episodes.obs.flatten(1, 2), kept)
     mean = passed.mean.mT.reshape(episodes.mean.shape)

@@ -2,73 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
 
-import allocations
 import pytest
 import support
 import torch
-from torch import Tensor
+from pairs import LR, TOLERANCE, Pair, make_pair, shared_by
 
-from metarl.data import Episodes, Meta, MetaBatch, Params
+from metarl.data import Episodes, Meta, MetaBatch
 from metarl.functional import closed_form, objectives
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.layered import order
-from metarl.functional.objectives import Linearisation, Objective
-from metarl.functional.params import flatten, flatten_meta
-from metarl.functional.pool import Pool
-
-LR = 0.3
-TOLERANCE = 1e-10
-
-
-class Pair(NamedTuple):
-    closed: Objective
-    autograd: Objective
-    vector: Tensor
-    theta: Params
-    batch: MetaBatch
-
-
-def make_pair(
-    estimator: str = "lvc",
-    steps: int = 2,
-    activation: str = "tanh",
-    first_order: bool = False,
-    together: tuple[int, int] = (1, 1),
-    sizes: tuple[int, ...] = (3, 5, 4, 2),
-    min_std: float = 1e-6,
-    log_std: list[float] | None = None,
-    mapper=map,
-    tasks: int = 2,
-    kept: int | None = None,
-) -> Pair:
-    policy = support.make_policy(activation, sizes, min_std)
-    theta = support.theta_of(policy)
-    if log_std is not None:
-        theta["log_std"] = torch.tensor(log_std, dtype=support.DOUBLE)
-    batch = support.sample_batch(policy, theta, steps, LR, tasks)
-    inner, chosen = InnerUpdate(LR, first_order), ESTIMATORS[estimator]
-    task_objective = objectives.surrogate(support.pure(policy), chosen, inner)
-    arch = support.architecture(policy)
-    return Pair(
-        closed_form.objective(arch, chosen, inner, batch, theta, mapper, together[0], kept),
-        objectives.by_autograd(task_objective, batch, Meta(theta, {}), mapper, together[1], kept),
-        flatten(theta),
-        theta,
-        batch,
-    )
-
-
-@contextlib.contextmanager
-def shared_by(threads: int) -> Iterator[Pool]:
-    pool = Pool(threads)
-    yield pool
-    pool.shutdown()
+from metarl.functional.objectives import Linearisation
+from metarl.functional.params import flatten_meta
 
 
 def assert_equal(pair: Pair) -> None:
@@ -209,75 +156,6 @@ def test_loss_and_gradient_are_of_all_episodes_whatever_the_share(share):
     exact, found = (with_share(pair, pair.batch, each) for each in (1.0, share))
     assert torch.equal(found.gradient, exact.gradient)
     assert all(map(torch.equal, found.outcome[:2], exact.outcome[:2]))
-
-
-def everything(objective: Objective, vector: Tensor) -> list[Tensor]:
-    """All that a step asks for, the products twice: what is made anew must not change from one to the next."""
-    start = objective.linearise(vector)
-    found = [start.gradient, *start.outcome[:2]]
-    for seed in (60, 61, 60):
-        found.append(start.curvature(support.normal(seed, len(vector))))
-    if start.preconditioner is not None:
-        found.append(start.preconditioner(0.1)(start.gradient))
-    return [*found, *objective.evaluate(vector + 0.1)[:2]]
-
-
-@pytest.mark.parametrize("together", [1, 2])
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_how_many_tasks_are_kept_changes_no_bit(activation, together):
-    for steps in (0, 2):
-        given = {"steps": steps, "activation": activation, "tasks": 4}
-        given["together"] = together, together
-        whole = make_pair(**given)
-        expected = [everything(each, whole.vector) for each in whole[:2]]
-        with shared_by(2) as pool:
-            for kept in (0, 1, 3, 4):
-                pair = make_pair(**given, mapper=pool.map, kept=kept)
-                for objective, bits in zip(pair[:2], expected, strict=True):
-                    found = everything(objective, whole.vector)
-                    assert all(map(torch.equal, found, bits))
-
-
-@pytest.mark.parametrize("kept", [0, 1, 3, None])
-def test_the_kept_tasks_are_passed_through_once_and_the_others_in_every_product(kept, monkeypatch):
-    passes = []
-    taped = closed_form.taped_policy_gradient
-    monkeypatch.setattr(
-        closed_form, "taped_policy_gradient", lambda *given: passes.append(given) or taped(*given)
-    )
-    pair = make_pair(steps=1, tasks=4, kept=kept)
-    start = pair.closed.linearise(pair.vector)
-    assert len(passes) == 4
-    for product in (1, 2):
-        start.curvature(pair.vector)
-        assert len(passes) == 4 + product * (0 if kept is None else 4 - kept)
-
-
-@pytest.mark.parametrize("which", ["closed", "autograd"])
-def test_memory_grows_with_the_tasks_that_are_kept_alone(which):
-    """Of a step's results the vectors [P] are left beside them, and of each task its loss and KL."""
-
-    def held(kept: int) -> int:
-        pair = make_pair(tasks=6, kept=kept, sizes=(3, 40, 40, 2))
-
-        def products() -> object:
-            start = getattr(pair, which).linearise(pair.vector)
-            start.curvature(pair.vector)
-            return start
-
-        return allocations.held_by(products)
-
-    none, one, three, six = (held(kept) for kept in (0, 1, 3, 6))
-    assert none < 0.1 * (six - none)
-    support.close(three - none, 3 * (one - none), 0.01)
-    support.close(six - none, 6 * (one - none), 0.01)
-
-
-def test_autograd_keeps_no_graph_before_the_first_product():
-    """A step without curvature, such as ProMP's, needs the memory of one task's graph at a time."""
-    pair = make_pair(tasks=6, sizes=(3, 40, 40, 2))
-    held = allocations.held_by(lambda: pair.autograd.linearise(pair.vector))
-    assert held <= 8 * (2 * len(pair.vector) + 100)
 
 
 def test_at_the_behaviour_policy_the_ratio_is_one_and_the_kl_zero():
