@@ -11,6 +11,7 @@ ENDURANCE_SECONDS ?= 3600
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GPU_STAMP := $(VENV)/.installed-gpu
+SOURCES := $(wildcard metarl/kernels/*.[ch])
 
 .PHONY: run test slow gpu faults ranks fuzz endurance data lint bench install clean
 .DEFAULT_GOAL := run
@@ -57,7 +58,7 @@ bench: $(STAMP)
 install: $(STAMP)
 
 # A virtual environment without pip is what a failed creation leaves behind.
-$(STAMP): setup.cfg pyproject.toml constraints.txt
+$(STAMP): setup.cfg setup.py pyproject.toml constraints.txt $(SOURCES)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 		$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 			echo "metarl needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' is not one;" \

@@ -91,6 +91,8 @@ def _make_rl(settings: RLConfig, device: str, threads: int) -> Problem:
     )
     trpo = settings.outer if isinstance(settings.outer, TRPO) else None
     names = _names(make_policy(family.obs_size, family.action_size, _any_generator()))
+    if device == "cpu":
+        keep_freed_memory()
     return RLProblem(
         family,
         make_policy,

@@ -93,6 +93,8 @@ def devices() -> Iterator[Finding]:
 
     try:
         import torch
+
+        from metarl.kernels import compiled
     except ImportError:
         return
     if torch.cuda.is_available():
@@ -102,6 +104,10 @@ def devices() -> Iterator[Finding]:
         yield Finding("device", f"cpu; torch is made for CUDA {torch.version.cuda}", advice)
     else:
         yield Finding("device", "cpu")
+    missing = compiled.MISSING
+    advice = compiled.ADVICE if missing and missing != compiled.UNSUITED else ""
+    found = f"{missing}; torch takes their place, more slowly" if missing else compiled.NAME
+    yield Finding("compiled kernels", found, advice)
     yield Finding("threads", f"{resolve_threads('auto')} for tasks, 1 in each matrix product")
     if os.environ.get("OMP_NUM_THREADS", "1") != "1":
         advice = "unset it: matrices of one task are small, and metarl shares out tasks instead"

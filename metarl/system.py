@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from metarl.kernels import compiled
 from metarl.processor import described
 from metarl.storage import disk
 from metarl.storage.record import RunError
@@ -34,6 +35,7 @@ def describe() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": described("model name"),
+        "kernels": compiled.NAME,
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),

@@ -142,6 +142,8 @@ def train(training: Training, run: Any) -> int:
         Interrupts() as interrupts,
     ):
         display.note(describe(training, run))
+        if hint := slow(training):
+            display.note(hint)
         while training.iteration < settings.iterations:
             metrics = meta_iteration(training)
             training.agree()
@@ -242,6 +244,21 @@ def draw(training: Training, run: Any, curve: Any) -> None:
     run.figure("adaptation", adaptation_figure(curve, published=published_beside(settings)), i)
     if (drawn := examples_figure(training.problem, training.meta, settings, curve)) is not None:
         run.figure("examples", drawn, i)
+
+
+def slow(training: Training) -> str:
+    """What a user should know whose updates could be faster; usually nothing."""
+    from metarl.kernels import compiled
+    from metarl.problems.rl import RLProblem
+
+    problem = training.problem
+    closed = isinstance(problem, RLProblem) and problem.arch is not None
+    if training.device != "cpu" or not closed or not compiled.MISSING:
+        return ""
+    return (
+        f"metarl's compiled kernels are {compiled.MISSING}: updates take two to three times as long; "
+        "python -m metarl.doctor says what to do"
+    )
 
 
 def describe(training: Training, run: Any) -> str:

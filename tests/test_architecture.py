@@ -14,7 +14,7 @@ SOURCES = sorted([*ROOT.glob("metarl/**/*.py"), *ROOT.glob("envs/**/*.py")])
 ALLOWED = {
     "metarl.functional": ["torch", "metarl.data", "metarl.kernels"],
     "metarl.nets": ["torch"],
-    "metarl.kernels": ["torch", "numpy", "metarl.processor"],
+    "metarl.kernels": ["torch", "numpy"],
     "metarl.datasets": [
         *("numpy", "PIL"),
         *("metarl.errors", "metarl.presentation.plaintext", "metarl.presentation.progress"),

@@ -11,7 +11,7 @@ import pytest
 import support
 import torch
 
-from metarl import kernels, memory
+from metarl import memory
 from metarl.functional import baseline, closed_form, objectives
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.closed_form import Surrogate
@@ -228,14 +228,13 @@ def test_a_task_takes_what_its_layers_say():
     at = Surrogate(arch, ESTIMATORS["lvc"], InnerUpdate(0.1))
     parts = order(arch, theta).layers(flatten(theta))
     held = memory.size(at.activations(parts, batch), besides=batch)
-    copies = 0 if kernels.ONE_DNN else 1
-    passed = (1 + copies) * (21 + 101 + 101) + (100 + 100) + 6
-    tape, query = passed + (2 + copies) * 106 + 3 * 6 + 1, passed + 6 + 1 + 1
+    passed = 100 + 100 + 6
+    tape, query = passed + (100 + 100) + 4 * 6 + 1, passed + 6 + 1 + 1
     states = 10 * 100
-    assert closed_form.numbers_kept((20, 100, 100, 6), 1, bool(copies)) == tape + query
+    assert closed_form.numbers_kept((20, 100, 100, 6), 1) == tape + query
     numbers = states * (tape + query)
-    # And, for each task, the parameters before and after the step, as they are, joined and turned.
-    assert 4 * numbers <= held <= 4 * (numbers + 6 * len(flatten(theta)) + 50)
+    # And the parameters: as a vector, as layers, and after the step.
+    assert 4 * numbers <= held <= 4 * (numbers + 3 * len(flatten(theta)) + 50)
 
 
 @pytest.mark.parametrize("examples", [10, 40])

@@ -20,14 +20,18 @@ multiplies the action's A numbers at every state with a vector.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from metarl import kernels
+from measuring import rounds
 from metarl.functional.tasks import Mapper
+from metarl.kernels import passes
 
+MKL, ONE_DNN = "MKL", "oneDNN"
 SGEMM_SIZE = 1024
 
 
@@ -57,25 +61,23 @@ def operations(sizes: Sequence[int], states: int, inner_steps: int, tasks: int) 
 def products_alone(
     sizes: Sequence[int], states: int, inner_steps: int, tasks: int, mapper: Mapper
 ) -> Callable[[], None]:
-    """The matrix products of one Hessian-vector product and nothing else, results thrown away."""
+    """The matrix products of one Hessian-vector product, one by one and nothing else, results thrown away."""
     filled = lambda *shape: torch.full((1, *shape), 0.01)  # noqa: E731
     buffers = [
-        (
-            *(filled(n + 1, states), kernels.rows(filled(n + 1, states))),
-            *(filled(m, states), filled(m, n + 1)),
-        )
+        (filled(states, n), filled(states, m), filled(m, n + 1), filled(n, m + 1))
         for n, m in pairwise(sizes)
     ]
+    networks = [passes.Network("relu", (matrix,), (inputs,)) for inputs, _, matrix, _ in buffers]
 
     def one_task(_: int) -> None:
-        for layer, (inputs, rows, deltas, matrix) in enumerate(buffers):
-            count, transposed = products(layer, inner_steps), matrix[:, :, :-1].mT.contiguous()
+        for index, (inputs, deltas, matrix, turned) in enumerate(buffers):
+            count = products(index, inner_steps)
             for _ in range(count.forward):
-                kernels.matmul(matrix, kernels.factor(inputs))
+                passes.layer(matrix, inputs)
             for _ in range(count.weight):
-                kernels.matmul(deltas, rows)
+                passes.backward(networks[index], deltas)
             for _ in range(count.backward):
-                kernels.matmul(transposed, kernels.factor(deltas))
+                passes.layer(turned, deltas)
 
     def run() -> None:
         list(mapper(one_task, range(tasks)))
@@ -83,16 +85,41 @@ def products_alone(
     return run
 
 
+def libraries() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """The libraries that torch has here, as functions of a ``[n, k]`` and b ``[k, m]``."""
+    found: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        MKL if torch.backends.mkl.is_available() else "torch": torch.mm
+    }
+    a, b = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(3, 4)
+    try:  # an operation that is not part of torch's public interface
+        if torch.equal(by_one_dnn(a, b), a @ b):
+            found[ONE_DNN] = by_one_dnn
+    except (AttributeError, RuntimeError, TypeError):
+        pass
+    return found
+
+
+def by_one_dnn(a: Tensor, b: Tensor) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, b.mT, None, "none", [], "")
+    return product
+
+
 def sgemm(threads: int, mapper: Mapper, repeats: int) -> tuple[Callable[[], None], int]:
-    """Large square products by the library that ours use, and their floating-point operations.
+    """Large square products by the fastest library that torch has, and their floating-point operations.
 
     Each Python thread takes ``repeats`` of them.
     """
-    matrices = [torch.full((1, SGEMM_SIZE, SGEMM_SIZE), 0.01) for _ in range(threads)]
+    matrices = [torch.full((SGEMM_SIZE, SGEMM_SIZE), 0.01) for _ in range(threads)]
+    first = matrices[0]
+    taken = rounds.interleave(
+        {by: rounds.within(1, partial(by, first, first), repeats) for by in libraries().values()},
+        3,
+    )
+    fastest = min(taken, key=lambda by: rounds.median(rounds.walls(taken[by])))
 
     def multiply(index: int) -> None:
         for _ in range(repeats):
-            kernels.matmul(matrices[index], kernels.factor(matrices[index]))
+            fastest(matrices[index], matrices[index])
 
     def run() -> None:
         list(mapper(multiply, range(threads)))

@@ -19,14 +19,7 @@ from metarl.functional import kfac
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import Estimator
 from metarl.functional.fisher import fisher_information, fisher_product
-from metarl.functional.gaussian_mlp import (
-    Direction,
-    direction_of,
-    likelihood_gradient,
-    policy_gradient,
-    prepare,
-    standardise,
-)
+from metarl.functional.gaussian_mlp import likelihood_gradient, policy_gradient
 from metarl.functional.hessian import Tape, hessian_product, taped_policy_gradient
 from metarl.functional.layered import Architecture, Layered, Order, concatenated, order
 from metarl.functional.objectives import Linearisation, Objective, joined_count, mean_outcome
@@ -48,8 +41,7 @@ Found = TypeVar("Found")
 class Activations(NamedTuple):
     """What the products of an outer step need of C tasks; nearly all of the update's memory.
 
-    But for the room in it, it follows from θ and the episodes to the last bit, so that it can be made anew instead of
-    being kept. One product at a time may use it.
+    It follows from θ and the episodes to the last bit, so that it can be made anew instead of being kept.
 
     Attributes:
         tapes: of each inner step.
@@ -62,20 +54,18 @@ class Activations(NamedTuple):
     information: Layered
 
 
-def numbers_kept(sizes: Sequence[int], steps: int, copied: bool = True) -> int:
-    """How many numbers :class:`Activations` have for each state of a wave; see benchmarks/README.md.
+def numbers_kept(sizes: Sequence[int], steps: int) -> int:
+    """How many numbers :class:`Activations` have for each state of a wave, beside the episodes' own.
 
     Args:
         sizes: of a ReLU policy, observation to action; with tanh the hidden units count once more for each step.
             Of the estimators ``lvc`` and ``loaded_dice``; ``dice`` has one more in each step, ``reinforce`` one less.
         steps: inner steps.
-        copied: whether rows are copies of the columns, as :func:`metarl.kernels.rows` decides.
     """
-    inputs, hidden = sum(size + 1 for size in sizes[:-1]), sum(sizes[1:-1])
-    above = sum(sizes[2:] or sizes[1:])
-    passed = (1 + copied) * inputs + hidden + sizes[-1]
-    tape = passed + (2 + copied) * above + 3 * sizes[-1] + 1
-    return steps * tape + passed + sizes[-1] + 2
+    hidden, action = sum(sizes[1:-1]), sizes[-1]
+    passed = hidden + action
+    tape = passed + hidden + 4 * action + 1
+    return steps * tape + passed + action + 2
 
 
 class Surrogate(NamedTuple):
@@ -99,7 +89,7 @@ class Surrogate(NamedTuple):
         for episodes in part.support:
             gradient = policy_gradient(self.arch, params, episodes)
             params = params.less(gradient, self.inner.lr)
-        return at_query(self.arch, params, part.query, kept=False).outcome
+        return at_query(self.arch, params, part.query).outcome
 
     def activations(
         self, theta: Layered, part: MetaBatch[Episodes], few: MetaBatch[Episodes] | None = None
@@ -115,8 +105,8 @@ class Surrogate(NamedTuple):
                 tape = taped_policy_gradient(self.arch, params, seen, self.estimator)[1]
             params = params.less(gradient, self.inner.lr)
             tapes.append(tape)
-        query = at_query(self.arch, params, part.query if few is None else few.query, kept=True)
-        step_weights = query.step_weights.flatten(1).unsqueeze(1)
+        query = at_query(self.arch, params, part.query if few is None else few.query)
+        step_weights = query.step_weights.flatten(1)
         information = fisher_information(self.arch, query.passed, step_weights)
         return Activations(tuple(tapes), query, information)
 
@@ -124,40 +114,32 @@ class Surrogate(NamedTuple):
         """Jᵀ ∇S(φ)."""
         query = at.query
         per_step = -(query.ratio * part.query.advantages * query.step_weights)
-        seen = standardise(self.arch, part.query, query.passed)
-        gradient, _ = likelihood_gradient(self.arch, query.passed, seen, per_step)
+        gradient = likelihood_gradient(self.arch, query.passed, part.query, per_step)
         return self._pull(part, at, gradient)
 
-    def product(self, part: MetaBatch[Episodes], at: Activations, direction: Direction) -> Layered:
-        """Jᵀ F J · ``direction``, a direction in θ."""
-        moved = self._push(part, at, direction.expand(len(at.query.ratio)))
-        bent = fisher_product(self.arch, at.query.passed, at.information, moved)
+    def product(self, part: MetaBatch[Episodes], at: Activations, tangent: Layered) -> Layered:
+        """Jᵀ F J · ``tangent``, a direction in θ."""
+        moved = self._push(part, at, tangent.expand(len(at.query.ratio)))
+        bent = fisher_product(at.query.passed, at.information, moved)
         return self._pull(part, at, bent)
 
     def factors(self, at: Activations) -> kfac.Factors:
         """The Kronecker factors of F."""
-        weights = at.query.step_weights.flatten(1).unsqueeze(1)
+        weights = at.query.step_weights.flatten(1)
         return kfac.factors(self.arch, at.query.passed, weights)
 
-    def _push(self, part: MetaBatch[Episodes], at: Activations, direction: Direction) -> Layered:
-        """J · direction."""
-        steps = zip(at.tapes, part.support, strict=True)
-        return self._through(steps, direction.tangent, direction)
+    def _push(self, part: MetaBatch[Episodes], at: Activations, tangent: Layered) -> Layered:
+        """J · tangent."""
+        return self._through(zip(at.tapes, part.support, strict=True), tangent)
 
     def _pull(self, part: MetaBatch[Episodes], at: Activations, cotangent: Layered) -> Layered:
         """Jᵀ · cotangent: every factor of J is symmetric, so the factors in reverse order."""
         return self._through(zip(at.tapes[::-1], part.support[::-1], strict=True), cotangent)
 
-    def _through(
-        self,
-        steps: Iterable[tuple[Tape, Episodes]],
-        tangent: Layered,
-        first: Direction | None = None,
-    ) -> Layered:
+    def _through(self, steps: Iterable[tuple[Tape, Episodes]], tangent: Layered) -> Layered:
         if not self.inner.first_order:
             for tape, episodes in steps:
-                direction, first = first or direction_of(tape.forward.prepared, tangent), None
-                bent = hessian_product(self.arch, tape, episodes, self.estimator, direction)
+                bent = hessian_product(tape, episodes, self.estimator, tangent)
                 tangent = tangent.less(bent, self.inner.lr)
         return tangent
 
@@ -243,7 +225,6 @@ class _Tasks(NamedTuple):
     def linearise(self, vector: Tensor) -> Linearisation:
         """Gradient, curvature and preconditioner at θ ``[P]``."""
         theta = self.ordered.layers(vector)
-        prepared = prepare(self.surrogate.arch, theta)
         exact = lambda index: self.surrogate.activations(theta, self.parts[index])  # noqa: E731
         derived = activations = keep_first(exact, self.most)
         if self.seen is not self.parts:
@@ -257,8 +238,7 @@ class _Tasks(NamedTuple):
             return at.query.outcome, self.surrogate.gradient(self.parts[index], at)
 
         def curvature(tangent: Tensor) -> Tensor:
-            direction = direction_of(prepared, self.ordered.layers(tangent))
-            product = self.surrogate.product
+            direction, product = self.ordered.layers(tangent), self.surrogate.product
             return self._mean(
                 self._of_each(
                     lambda index: product(self.seen[index], activations(index), direction)

@@ -43,30 +43,30 @@ def factors(arch: Architecture, passed: Forward, step_weights: Tensor) -> Factor
     Args:
         arch: the policy's architecture.
         passed: the forward pass of B states.
-        step_weights: weight of each state, ``[C, 1, B]``.
+        step_weights: weight of each state, ``[C, B]``.
 
     Returns:
         A and S of every layer.
     """
-    thinned = [each[:, :, ::STRIDE].contiguous() for each in passed.inputs]
-    shares = step_weights[:, :, ::STRIDE]
-    shares = shares / shares.sum(2, keepdim=True).clamp(min=1e-30)
-    inputs = [((shares * each) @ each.mT).double().sum(0) for each in thinned]
+    thinned = [each[:, ::STRIDE] for each in passed.network.inputs]
+    shares = step_weights[:, ::STRIDE].unsqueeze(2)
+    shares = shares / shares.sum(1, keepdim=True).clamp(min=1e-30)
+    with_ones = (torch.cat([each, torch.ones_like(each[:, :, :1])], dim=2) for each in thinned)
+    inputs = [((shares * each).mT @ each).double().sum(0) for each in with_ones]
     derivatives = _output_derivatives(arch, passed, thinned)
-    shares = shares.repeat(1, 1, passed.mean.shape[1])
-    outputs = [((shares * each) @ each.mT).double().sum(0) for each in derivatives]
+    shares = shares.repeat(1, passed.mean.shape[2], 1)
+    outputs = [((shares * each).mT @ each).double().sum(0) for each in derivatives]
     return Factors(tuple(inputs), tuple(outputs), len(shares))
 
 
 def _output_derivatives(arch: Architecture, passed: Forward, inputs: list[Tensor]) -> list[Tensor]:
-    """σ_a⁻¹ ∂μ_a/∂z_i of each layer i, ``[C, out, A·B]``, the B states of one action after another."""
+    """σ_a⁻¹ ∂μ_a/∂z_i of each layer i, ``[C, A·B, out]``, the B states of one action after another."""
     inverse_std = torch.diag_embed((-log_std(arch, passed.params)).exp())
-    result = [inverse_std.repeat_interleave(inputs[0].shape[2], dim=2)]
+    result = [inverse_std.repeat_interleave(inputs[0].shape[1], dim=1)]
     for i in reversed(range(1, arch.depth)):
-        hidden = inputs[i][:, :-1]
-        slope = hidden.sign() if arch.activation == "relu" else 1.0 - hidden.square()
-        below = passed.prepared.transposed[i - 1] @ result[0]
-        result.insert(0, below.mul_(slope.repeat(1, 1, inverse_std.shape[1])))
+        slope = inputs[i].sign() if arch.activation == "relu" else 1.0 - inputs[i].square()
+        below = result[0] @ passed.params.matrices[i][:, :, :-1]
+        result.insert(0, below.mul_(slope.repeat(1, inverse_std.shape[1], 1)))
     return result
 
 

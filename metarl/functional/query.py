@@ -7,9 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from metarl.data import Episodes, Outcome
-from metarl.functional import gaussian
 from metarl.functional.gaussian_mlp import Forward, forward
 from metarl.functional.layered import Architecture, Layered, log_std
+from metarl.kernels import gaussians
 
 
 class Query(NamedTuple):
@@ -28,7 +28,7 @@ class Query(NamedTuple):
     outcome: Outcome
 
 
-def at_query(arch: Architecture, params: Layered, episodes: Episodes, kept: bool) -> Query:
+def at_query(arch: Architecture, params: Layered, episodes: Episodes) -> Query:
     """Surrogate −(1/n) Σ_t (π_φ / behaviour)_t A_t and KL (1/n) Σ_t KL(behaviour ‖ π_φ)_t over the n valid steps.
 
     Source: Schulman et al. 2015 (arXiv:1502.05477), equation 14.
@@ -37,18 +37,15 @@ def at_query(arch: Architecture, params: Layered, episodes: Episodes, kept: bool
         arch: the policy's architecture.
         params: φ of C policies.
         episodes: of the same C tasks, ``[C, N, T, ...]``.
-        kept: whether products are to follow, which want the forward pass.
 
     Returns:
         Both, and what the derivatives need.
     """
-    passed = forward(arch, params, episodes.obs.flatten(1, 2), kept)
-    mean = passed.mean.mT.reshape(episodes.mean.shape)
-    old_std, new_std = episodes.log_std[:, None, None], log_std(arch, params)[:, None, None]
-    new = gaussian.log_prob(episodes.actions, mean, new_std)
-    old = gaussian.log_prob(episodes.actions, episodes.mean, old_std)
-    ratio = (new - old).exp()
-    divergence = gaussian.kl(episodes.mean, old_std, mean, new_std)
+    passed, shape = forward(arch, params, episodes.obs.flatten(1, 2)), episodes.mask.shape
+    actions, old_mean = episodes.actions.flatten(1, 2), episodes.mean.flatten(1, 2)
+    log_stds = episodes.log_std, log_std(arch, params)
+    compared = gaussians.compared(actions, old_mean, log_stds[0], passed.mean, log_stds[1])
+    ratio, divergence = compared[0].exp().view(shape), compared[1].view(shape)
     weights = episodes.mask / episodes.mask.sum((-2, -1), keepdim=True)
     outcome = Outcome(
         -(ratio * episodes.advantages * weights).sum((-2, -1)),

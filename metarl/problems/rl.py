@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metarl import kernels, memory
+from metarl import memory
 from metarl.data import Episodes, Meta, MetaBatch, Params
 from metarl.functional import closed_form, objectives
 from metarl.functional.adapt import InnerUpdate, inner_step
@@ -27,6 +27,7 @@ from metarl.functional.params import (
 )
 from metarl.functional.pool import make_pool
 from metarl.functional.tasks import Join, Mapper, alone, over_tasks, take
+from metarl.kernels import passes
 from metarl.nets.gaussian_mlp import GaussianMLP
 from metarl.problems import measures
 from metarl.problems.credit import Collected, Sampling, credit
@@ -247,7 +248,7 @@ class RLProblem:
     def act(self, params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
         """M policies at once, without derivatives: ``[M, *shape]``, ``[M, B, O] -> [M, B, A]``, ``[M, A]``."""
         if isinstance(self.policy, GaussianMLP):
-            return self.policy.stacked(params, obs, kernels.IN_PLACE)
+            return self.policy.stacked(params, obs, passes.IN_PLACE)
         return over_tasks(self._act, params, obs)
 
     def close(self) -> None:
@@ -259,9 +260,8 @@ class RLProblem:
         self.environments.example.close()
 
     def _new_policy(self, seed: int) -> nn.Module:
-        sizes = self.environments.obs_size, self.environments.action_size
-        policy = self.make_policy(*sizes, torch.Generator().manual_seed(seed))
-        return policy.to(self.device, self.dtype)
+        env, rng = self.environments, torch.Generator().manual_seed(seed)
+        return self.make_policy(env.obs_size, env.action_size, rng).to(self.device, self.dtype)
 
     def _act(self, params: Params, obs: Tensor) -> tuple[Tensor, Tensor]:
         return torch.func.functional_call(self._own_policy(), params, (obs,))

@@ -77,7 +77,7 @@ def test_it_does_where_an_inner_step_takes_some_tasks_below_the_floor_that_share
     arch = support.architecture(support.make_policy("tanh", (3, 5, 4, 2), 0.5))
     surrogate = closed_form.Surrogate(arch, ESTIMATORS["lvc"], InnerUpdate(LR))
     at = surrogate.activations(order(arch, pair.theta).layers(pair.vector), pair.batch)
-    assert {0.0, 1.0} == {float(free[0]) for free in at.tapes[1].forward.prepared.free}
+    assert {0.0, 1.0} == {float(free[0]) for free in at.tapes[1].free}
 
 
 @pytest.mark.parametrize("estimator", support.ESTIMATOR_NAMES)

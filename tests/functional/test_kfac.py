@@ -24,7 +24,7 @@ def case():
         params[f"layers.{i}.bias"] = support.normal(10 + i, TASKS, sizes[i + 1])
     params["log_std"] = 0.3 * support.normal(20, TASKS, ACTIONS)
     obs = support.normal(30, TASKS, STATES, OBS)
-    weights = torch.rand(TASKS, 1, STATES, generator=torch.Generator().manual_seed(1)).double()
+    weights = torch.rand(TASKS, STATES, generator=torch.Generator().manual_seed(1)).double()
     return params, obs, weights
 
 
@@ -32,7 +32,7 @@ def dense_factors(params, obs, weights, task, layer):
     """A and S of one task and layer: a Jacobian by autograd at each of the states that are used."""
     one = {name: value[task] for name, value in params.items()}
     used = slice(None, None, kfac.STRIDE)
-    share = weights[task, 0, used] / weights[task, 0, used].sum()
+    share = weights[task, used] / weights[task, used].sum()
     a, s = 0.0, 0.0
     for state, w in zip(obs[task, used], share, strict=True):
         shift = torch.zeros_like(one[f"layers.{layer}.bias"]).requires_grad_()

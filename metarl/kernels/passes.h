@@ -1,0 +1,294 @@
+/* Passes of a network through all of its layers, for a strip of states at a time: what one layer writes the next one
+   reads from the cache, and the kept activations come from memory once.
+
+   `sizes` are the states, the depth, whether the activation is tanh (else relu), and the sizes of the layers: depth + 1
+   of them. Inputs, their derivatives (moved) and deltas are [states, size]; matrices, tangents and what is shaped like
+   them [out, in + 1], the bias last. */
+
+/* made = start + the sum of the terms, `count` rows of `width` numbers. */
+static TARGET void NAME(multiply)(long count, long width, const TERM *terms, int how_many, const REAL *start,
+                                  REAL *made)
+{
+    if (how_many == 2)
+        NAME(columns)(count, width, terms, 2, start, 0, made, width);
+    else
+        NAME(columns)(count, width, terms, 1, start, 0, made, width);
+}
+
+/* What follows a product: result = made, its relu, or a'(z) made + bend moved with a'(z) read off the output of a;
+   and unbent = -2 output made, where it is wanted. */
+static TARGET void NAME(follow)(long count, long size, long width, const REAL *made, int after, const REAL *output,
+                                const REAL *bend, const REAL *moved, REAL *result, REAL *unbent)
+{
+    /* Without padding a strip is one line. */
+    const long lines = width == size ? 1 : count, length = width == size ? count * size : size;
+    for (long line = 0; line < lines; line++, made += width) {
+        const long at = line * size;
+        const REAL *h = output ? output + at : output;
+        REAL *to = result + at;
+        if (after == NOTHING)
+            memcpy(to, made, length * sizeof(REAL));
+        else if (after == RELU)
+            for (long j = 0; j < length; j++)
+                to[j] = made[j] < 0 ? 0 : made[j];
+        else if (after == SLOPE_OF_RELU)
+            for (long j = 0; j < length; j++)
+                to[j] = h[j] <= 0 ? 0 : made[j];
+        else if (bend)
+            for (long j = 0; j < length; j++)
+                to[j] = made[j] * (1 - h[j] * h[j]) + bend[at + j] * moved[at + j];
+        else
+            for (long j = 0; j < length; j++)
+                to[j] = made[j] * (1 - h[j] * h[j]);
+        if (unbent)
+            for (long j = 0; j < length; j++)
+                unbent[at + j] = -2 * h[j] * made[j];
+    }
+}
+
+/* The sums over the states of left right^T, and of left alone, which become one layer's gradient. The vectors run along
+   the side that fills them better. */
+typedef struct {
+    long out, in, rows, columns, width;
+    int along_out;
+    REAL *sum, *bias;
+} SUMS;
+
+static TARGET SUMS NAME(sums_of)(long out, long in, REAL *memory)
+{
+    const int along_out = NAME(padded)(out) * in < NAME(padded)(in) * out;
+    const long columns = along_out ? out : in, rows = along_out ? in : out, width = NAME(padded)(columns);
+    memset(memory, 0, (rows * width + out) * sizeof(REAL));
+    return (SUMS){out, in, rows, columns, width, along_out, memory, memory + rows * width};
+}
+
+/* How many numbers the memory of sums_of has at most. */
+static TARGET long NAME(sums_size)(long out, long in)
+{
+    return NAME(padded)(out) * NAME(padded)(in) + out;
+}
+
+/* Adds a strip, and `more_left` `more_right`^T where they are; `panels` is room for two strips. */
+static TARGET void NAME(add)(SUMS *to, long count, const REAL *left, const REAL *right, const REAL *more_left,
+                             const REAL *more_right, REAL *panels)
+{
+    const REAL *along[2] = {to->along_out ? left : right, to->along_out ? more_left : more_right};
+    const REAL *across[2] = {to->along_out ? right : left, to->along_out ? more_right : more_left};
+    const int terms = more_left ? 2 : 1;
+    TERM now[2];
+    for (int t = 0; t < terms; t++) {
+        const REAL *source = along[t];
+        if (to->width != to->columns) {
+            REAL *panel = panels + t * count * to->width;
+            NAME(pack)(panel, count, to->columns, to->width, source, to->columns);
+            source = panel;
+        }
+        now[t] = (TERM){across[t], 1, to->rows, source, to->width, count};
+    }
+    if (terms == 2)
+        NAME(columns)(to->rows, to->width, now, 2, to->sum, to->width, to->sum, to->width);
+    else
+        NAME(columns)(to->rows, to->width, now, 1, to->sum, to->width, to->sum, to->width);
+    for (long s = 0; s < count; s++)
+        for (long i = 0; i < to->out; i++)
+            to->bias[i] += left[s * to->out + i];
+}
+
+static TARGET void NAME(write)(const SUMS *from, REAL *result)
+{
+    for (long i = 0; i < from->out; i++) {
+        REAL *row = result + i * (from->in + 1);
+        for (long j = 0; j < from->in; j++)
+            row[j] = from->along_out ? from->sum[j * from->width + i] : from->sum[i * from->width + j];
+        row[from->in] = from->bias[i];
+    }
+}
+
+/* sizes: states, in, out, relu or nothing. tensors: x, M, result = a(W x + b). */
+TARGET int NAME(layer)(const long *sizes, REAL *const *tensors)
+{
+    const long states = sizes[0], in = sizes[1], out = sizes[2], width = NAME(padded)(out);
+    const REAL *x = tensors[0], *matrix = tensors[1];
+    REAL *panel = malloc((in + 1 + STRIP) * width * sizeof(REAL));
+    if (!panel)
+        return 1;
+    REAL *start = panel + in * width, *made = start + width;
+    NAME(pack_turned)(panel, in, out, width, matrix, in + 1);
+    NAME(pack_turned)(start, 1, out, width, matrix + in, in + 1);
+    for (long s = 0; s < states; s += STRIP) {
+        const long count = states - s < STRIP ? states - s : STRIP;
+        const TERM term = {x + s * in, in, 1, panel, width, in};
+        NAME(multiply)(count, width, &term, 1, start, made);
+        NAME(follow)(count, out, width, made, sizes[3] ? RELU : NOTHING, 0, 0, 0, tensors[2] + s * out, 0);
+    }
+    free(panel);
+    return 0;
+}
+
+/* The widest layer, in whole vectors. */
+static TARGET long NAME(widest)(const long *sizes)
+{
+    long most = 0;
+    for (long i = 0; i <= sizes[1]; i++)
+        most = sizes[3 + i] > most ? sizes[3 + i] : most;
+    return NAME(padded)(most);
+}
+
+/* tensors: inputs, matrices, tangents, moved. The derivative of every layer's output:
+   moved[i] = a'(z_i) (T_i x_i + W_i moved[i - 1]), without a' at the top. */
+TARGET int NAME(forward_moved)(const long *sizes, REAL *const *tensors)
+{
+    const long states = sizes[0], depth = sizes[1], *size = sizes + 3, widest = NAME(widest)(sizes);
+    REAL *const *inputs = tensors, *const *matrices = inputs + depth, *const *tangents = matrices + depth;
+    REAL *const *moved = tangents + depth;
+    const int slope = sizes[2] ? SLOPE_OF_TANH : SLOPE_OF_RELU;
+    long numbers = STRIP * widest;
+    for (long i = 0; i < depth; i++)
+        numbers += (2 * size[i] + 1) * NAME(padded)(size[i + 1]);
+    REAL *memory = malloc(numbers * sizeof(REAL)), *made = memory, *panel = made + STRIP * widest;
+    if (!memory)
+        return 1;
+    const REAL *starts[depth], *first[depth], *second[depth];
+    for (long i = 0; i < depth; i++) {
+        const long in = size[i], out = size[i + 1], width = NAME(padded)(out);
+        starts[i] = panel;
+        NAME(pack_turned)(panel, 1, out, width, tangents[i] + in, in + 1);
+        first[i] = panel += width;
+        NAME(pack_turned)(panel, in, out, width, tangents[i], in + 1);
+        second[i] = panel += in * width;
+        if (i)
+            NAME(pack_turned)(panel, in, out, width, matrices[i], in + 1);
+        panel += in * width;
+    }
+    for (long s = 0; s < states; s += STRIP) {
+        const long count = states - s < STRIP ? states - s : STRIP;
+        for (long i = 0; i < depth; i++) {
+            const long in = size[i], out = size[i + 1], width = NAME(padded)(out);
+            TERM terms[2] = {{inputs[i] + s * in, in, 1, first[i], width, in}};
+            if (i)
+                terms[1] = (TERM){moved[i - 1] + s * in, in, 1, second[i], width, in};
+            NAME(multiply)(count, width, terms, i ? 2 : 1, starts[i], made);
+            const REAL *output = i + 1 < depth ? inputs[i + 1] + s * out : 0;
+            NAME(follow)(count, out, width, made, output ? slope : NOTHING, output, 0, 0, moved[i] + s * out, 0);
+        }
+    }
+    free(memory);
+    return 0;
+}
+
+/* The memory of a pass backwards, and what it begins with. */
+typedef struct {
+    void *all;
+    SUMS *sums;
+    REAL *zeros, *made, *below, *strips, *panels;
+} BACKWARD;
+
+/* Of so many products a layer; `all` is NULL where there is no memory. */
+static TARGET BACKWARD NAME(begin)(const long *sizes, int products)
+{
+    const long depth = sizes[1], *size = sizes + 3, widest = NAME(widest)(sizes);
+    long numbers = (4 * STRIP + 1) * widest;
+    for (long i = 0; i < depth; i++)
+        numbers += products * size[i + 1] * NAME(padded)(size[i]) + NAME(sums_size)(size[i + 1], size[i]);
+    BACKWARD result = {.all = malloc(depth * sizeof(SUMS) + numbers * sizeof(REAL))};
+    if (!result.all)
+        return result;
+    result.sums = result.all;
+    result.zeros = (REAL *)(result.sums + depth);
+    result.made = result.zeros + widest;
+    result.below = result.made + STRIP * widest;
+    result.strips = result.below + STRIP * widest;
+    REAL *next = result.strips + 2 * STRIP * widest;
+    memset(result.zeros, 0, widest * sizeof(REAL));
+    for (long i = 0; i < depth; i++) {
+        result.sums[i] = NAME(sums_of)(size[i + 1], size[i], next);
+        next += NAME(sums_size)(size[i + 1], size[i]);
+    }
+    result.panels = next;
+    return result;
+}
+
+static TARGET int NAME(end)(BACKWARD *pass, long depth, REAL *const *results)
+{
+    for (long i = 0; i < depth; i++)
+        NAME(write)(&pass->sums[i], results[i]);
+    free(pass->all);
+    return 0;
+}
+
+/* tensors: inputs, matrices, deltas (the top one given, those below it written), bends, gradients.
+   delta[i - 1] = a'(z) W_i^T delta[i], and gradient[i] = the sum of delta[i] [x_i 1]^T. Where deltas below the top are
+   NULL none is kept; where bends are not, bend[i - 1] = -2 x_i W_i^T delta[i]. */
+TARGET int NAME(backward)(const long *sizes, REAL *const *tensors)
+{
+    const long states = sizes[0], depth = sizes[1], *size = sizes + 3;
+    REAL *const *inputs = tensors, *const *matrices = inputs + depth, *const *deltas = matrices + depth;
+    REAL *const *bends = deltas + depth, *const *gradients = bends + depth - 1;
+    const int slope = sizes[2] ? SLOPE_OF_TANH : SLOPE_OF_RELU;
+    BACKWARD pass = NAME(begin)(sizes, 1);
+    if (!pass.all)
+        return 1;
+    REAL *panels[depth], *next = pass.panels;
+    for (long i = 1; i < depth; i++) {
+        panels[i] = next;
+        NAME(pack)(next, size[i + 1], size[i], NAME(padded)(size[i]), matrices[i], size[i] + 1);
+        next += size[i + 1] * NAME(padded)(size[i]);
+    }
+    for (long s = 0; s < states; s += STRIP) {
+        const long count = states - s < STRIP ? states - s : STRIP;
+        const REAL *delta = deltas[depth - 1] + s * size[depth];
+        for (long i = depth - 1; i > 0; i--) {
+            const long in = size[i], out = size[i + 1], width = NAME(padded)(in);
+            const REAL *x = inputs[i] + s * in;
+            NAME(add)(&pass.sums[i], count, delta, x, 0, 0, pass.strips);
+            const TERM term = {delta, out, 1, panels[i], width, out};
+            NAME(multiply)(count, width, &term, 1, pass.zeros, pass.made);
+            REAL *below = deltas[i - 1] ? deltas[i - 1] + s * in : pass.below;
+            REAL *bend = bends[i - 1] ? bends[i - 1] + s * in : 0;
+            NAME(follow)(count, in, width, pass.made, slope, x, 0, 0, below, bend);
+            delta = below;
+        }
+        NAME(add)(&pass.sums[0], count, delta, inputs[0] + s * size[0], 0, 0, pass.strips);
+    }
+    return NAME(end)(&pass, depth, gradients);
+}
+
+/* tensors: inputs, matrices, deltas, tangents, bends, moved, the top delta's derivative, products. The derivative of
+   backward along the tangents: delta_moved[i - 1] = a'(z) (T_i^T delta[i] + W_i^T delta_moved[i])
+   + bend[i - 1] moved[i - 1], and product[i] = the sum of delta_moved[i] [x_i 1]^T + delta[i] [moved[i - 1] 0]^T. */
+TARGET int NAME(backward_moved)(const long *sizes, REAL *const *tensors)
+{
+    const long states = sizes[0], depth = sizes[1], *size = sizes + 3;
+    REAL *const *inputs = tensors, *const *matrices = inputs + depth, *const *deltas = matrices + depth;
+    REAL *const *tangents = deltas + depth, *const *bends = tangents + depth, *const *moved = bends + depth - 1;
+    REAL *const *top = moved + depth - 1, *const *products = top + 1;
+    const int slope = sizes[2] ? SLOPE_OF_TANH : SLOPE_OF_RELU;
+    BACKWARD pass = NAME(begin)(sizes, 2);
+    if (!pass.all)
+        return 1;
+    REAL *panels[depth], *next = pass.panels;
+    for (long i = 1; i < depth; i++) {
+        const long in = size[i], out = size[i + 1], width = NAME(padded)(in);
+        panels[i] = next;
+        NAME(pack)(next, out, in, width, tangents[i], in + 1);
+        NAME(pack)(next + out * width, out, in, width, matrices[i], in + 1);
+        next += 2 * out * width;
+    }
+    for (long s = 0; s < states; s += STRIP) {
+        const long count = states - s < STRIP ? states - s : STRIP;
+        const REAL *delta_moved = *top + s * size[depth];
+        for (long i = depth - 1; i > 0; i--) {
+            const long in = size[i], out = size[i + 1], width = NAME(padded)(in);
+            const REAL *x = inputs[i] + s * in, *x_moved = moved[i - 1] + s * in, *delta = deltas[i] + s * out;
+            NAME(add)(&pass.sums[i], count, delta_moved, x, delta, x_moved, pass.strips);
+            const TERM terms[2] = {{delta, out, 1, panels[i], width, out},
+                                   {delta_moved, out, 1, panels[i] + out * width, width, out}};
+            NAME(multiply)(count, width, terms, 2, pass.zeros, pass.made);
+            const REAL *bend = bends[i - 1] ? bends[i - 1] + s * in : 0;
+            NAME(follow)(count, in, width, pass.made, slope, x, bend, x_moved, pass.below, 0);
+            delta_moved = pass.below;
+        }
+        NAME(add)(&pass.sums[0], count, delta_moved, inputs[0] + s * size[0], 0, 0, pass.strips);
+    }
+    return NAME(end)(&pass, depth, products);
+}
