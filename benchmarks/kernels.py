@@ -1,52 +1,116 @@
-"""Which library multiplies, and takes a tanh, faster on this processor?
+"""How fast are the compiled kernels, against the libraries that torch has, and which is faster on this processor?
 
-One thread, matrices that the cache holds: sums over states, [Ẇ W] times [x; ẋ] and the bound's square ones, by both
-libraries whichever of them training takes here, and the time of a call that has next to nothing to multiply.
+One thread. Products of one layer, states as rows, by each library of torch's and compiled; all passes of one task that
+a Hessian-vector product is made of, by torch and compiled; and a tanh, by torch and by NumPy.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from measuring import rounds
+from measuring import matmul, rounds
 from measuring.report import Report, parser
 
-from metarl import kernels
+from metarl.kernels import compiled, passes
+from metarl.resources import keep_freed_memory
 
-MKL, ONE_DNN, TORCH, NUMPY = "MKL", "oneDNN", "torch", "NumPy"
-SHAPES = {
-    "square": (1024, 1024, 1024),
-    "paper, forward": (100, 201, 4000),
-    "paper, weight": (100, 4000, 101),
-    "gym, forward": (64, 129, 2000),
-    "gym, weight": (64, 2000, 65),
-    "gym, mean": (6, 129, 2000),
-    "nearly nothing": (2, 2, 2),
-}
+COMPILED, TORCH, NUMPY = "compiled", "torch", "NumPy"
+SQUARE = matmul.SGEMM_SIZE
+STATES = {"paper": 4000, "gym": 2000}
+LAYERS = {"paper": (20, 100, 100, 6), "gym": (20, 64, 64, 6)}
+ACTIVATIONS = {"paper": "relu", "gym": "tanh"}
+
+
+def without(work: Callable[[], object]) -> Callable[[], object]:
+    """``work`` as it is where nothing was compiled."""
+
+    def run() -> None:
+        library, compiled.LIBRARY = compiled.LIBRARY, None
+        work()
+        compiled.LIBRARY = library
+
+    return run
+
+
+def timed(
+    works: Mapping[str, Callable[[], object]], operations: float, count: int, calls: int
+) -> dict[str, Any]:
+    """Microseconds, rate and ratios of each, of ``calls`` in succession."""
+    inside = {name: rounds.within(1, work, calls) for name, work in works.items()}
+    walls = {name: rounds.walls(each) for name, each in rounds.interleave(inside, count).items()}
+    took = {name: 1e6 * rounds.median(wall) / calls for name, wall in walls.items()}
+    row: dict[str, Any] = {f"{name} [us]": each for name, each in took.items()}
+    row |= {f"{name} [GFLOP/s]": operations / each / 1000 for name, each in took.items()}
+    first = next(iter(walls))
+    row |= {f"x {first}": rounds.ratio(walls[first], walls[list(walls)[-1]])}
+    return row | {"walls": walls}
 
 
 def products(count: int, calls: int) -> list[dict[str, Any]]:
-    """Both libraries on every shape: ``count`` rounds of so many ``calls`` in succession."""
+    """Every library on each layer forward, and on its gradient."""
+    libraries, rows = matmul.libraries(), []
+    square = torch.full((SQUARE, SQUARE), 0.01)
+    works = {name: partial(by, square, square) for name, by in libraries.items()}
+    measured = timed(works, 2 * SQUARE**3, count, max(1, calls // 10))
+    rows.append(
+        {"what": "square", "rows x sum x columns": f"{SQUARE} x {SQUARE} x {SQUARE}"} | measured
+    )
+    for preset, layers in LAYERS.items():
+        states = STATES[preset]
+        for n, m in pairwise(layers):
+            x, deltas = torch.full((1, states, n), 0.01), torch.full((1, states, m), 0.01)
+            matrix = torch.full((1, m, n + 1), 0.01)
+            turned = matrix[0, :, :-1].contiguous().mT
+            network = passes.Network("relu", (matrix,), (x,))
+            ahead = {name: partial(by, x[0], turned) for name, by in libraries.items()}
+            back = {name: partial(by, deltas[0].mT, x[0]) for name, by in libraries.items()}
+            ahead[COMPILED] = partial(passes.layer, matrix, x)
+            back[COMPILED] = partial(passes.backward, network, deltas)
+            for what, works, shape in (
+                ("forward", ahead, (states, n, m)),
+                ("gradient", back, (m, states, n)),
+            ):
+                measured = timed(works, 2 * states * n * m, count, calls)
+                shown = " x ".join(map(str, shape))
+                rows.append({"what": f"{preset}, {what}", "rows x sum x columns": shown} | measured)
+    return rows
+
+
+def whole_passes(count: int, calls: int) -> list[dict[str, Any]]:
+    """The passes of one task, by torch and compiled."""
     rows = []
-    for what, (n, k, m) in SHAPES.items():
-        a, b = torch.full((1, n, k), 0.01), torch.full((1, k, m), 0.01)
-        works = {
-            MKL: rounds.within(1, partial(torch.bmm, a, b), calls),
-            ONE_DNN: rounds.within(1, partial(kernels.multiply_by_one_dnn, a, b[0].mT), calls),
-        }
-        taken = rounds.interleave(works, count)
-        walls = {name: rounds.walls(each) for name, each in taken.items()}
-        took = {name: 1e6 * rounds.median(wall) / calls for name, wall in walls.items()}
-        rows.append(
-            {"what": what, "n x k x m": f"{n} x {k} x {m}"}
-            | {f"{name} [us]": each for name, each in took.items()}
-            | {f"{name} [GFLOP/s]": 2e-3 * n * k * m / each for name, each in took.items()}
-            | {"x MKL": rounds.ratio(walls[MKL], walls[ONE_DNN]), "walls": walls}
+    for preset, layers in LAYERS.items():
+        states = STATES[preset]
+        new = lambda *shape: torch.linspace(-0.1, 0.1, torch.Size(shape).numel()).view(1, *shape)  # noqa: E731
+        matrices = tuple(new(m, n + 1) for n, m in pairwise(layers))
+        inputs = tuple(new(states, n) for n in layers[:-1])
+        network, top = (
+            passes.Network(ACTIVATIONS[preset], matrices, inputs),
+            new(states, layers[-1]),
         )
+        moved = passes.forward_moved(network, matrices)
+        _, deltas, bends = passes.taped_backward(network, top)
+        along = matrices, deltas, bends, moved[:-1], top
+        each = [n * m for n, m in pairwise(layers)]
+        ahead, hidden = sum(each), sum(each[1:])
+        for what, work, factor in (
+            ("along a direction", partial(passes.forward_moved, network, matrices), ahead + hidden),
+            ("back", partial(passes.backward, network, top), ahead + hidden),
+            (
+                "back along a direction",
+                partial(passes.backward_moved, network, *along),
+                ahead + hidden + 2 * hidden,
+            ),
+        ):
+            works = {TORCH: without(work), COMPILED: work}
+            measured = timed(works, 2 * states * factor, count, calls)
+            rows.append({"what": f"{preset}, {what}"} | measured)
     return rows
 
 
@@ -55,30 +119,30 @@ def tanh(count: int, calls: int) -> list[dict[str, Any]]:
     z = torch.linspace(-3.0, 3.0, 64 * 2000)
     given, out = z.numpy(), torch.empty_like(z)
     works = {
-        TORCH: rounds.within(1, partial(torch.tanh, z, out=out), calls),
-        NUMPY: rounds.within(1, partial(np.tanh, given, out=out.numpy()), calls),
+        TORCH: partial(torch.tanh, z, out=out),
+        NUMPY: partial(np.tanh, given, out=out.numpy()),
     }
-    walls = {name: rounds.walls(each) for name, each in rounds.interleave(works, count).items()}
-    row = {f"{name} [us]": 1e6 * rounds.median(wall) / calls for name, wall in walls.items()}
-    faster = rounds.ratio(walls[TORCH], walls[NUMPY])
-    return [{"numbers": z.numel()} | row | {"x torch": faster, "walls": walls}]
+    return [{"numbers": z.numel()} | timed(works, z.numel(), count, calls)]
 
 
 def main() -> int:
     options = parser(__doc__).parse_args()
-    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    if not (both and kernels.one_dnn_is_understood()):
-        print("torch has not both MKL and oneDNN here: nothing to compare", file=sys.stderr)
+    if compiled.MISSING:
+        print(f"the compiled kernels are {compiled.MISSING}: nothing to compare", file=sys.stderr)
         return 2
     report = Report("kernels", options)
     torch.set_num_threads(1)
+    keep_freed_memory()
     size = options.rounds, 1 if options.quick else 50
-    print(f"training takes {ONE_DNN if kernels.ONE_DNN else MKL} here\n")
-    columns = [f"{name} [{unit}]" for unit in ("us", "GFLOP/s") for name in (MKL, ONE_DNN)]
-    found = products(*size)
-    report.table("Products of matrices", found, ("what", "n x k x m", *columns, "x MKL"))
+    print(f"compiled for {compiled.NAME}\n")
+    names = *matmul.libraries(), COMPILED
+    columns = [f"{name} [{unit}]" for unit in ("us", "GFLOP/s") for name in names]
+    shown = ("what", "rows x sum x columns", *columns, f"x {names[0]}")
+    report.table("Products of matrices", products(*size), shown)
+    columns = [f"{name} [{unit}]" for unit in ("us", "GFLOP/s") for name in (TORCH, COMPILED)]
+    report.table("Passes of one task", whole_passes(*size), ("what", *columns, f"x {TORCH}"))
     columns = [f"{name} [us]" for name in (TORCH, NUMPY)]
-    report.table("tanh", tanh(*size), ("numbers", *columns, "x torch"))
+    report.table("tanh", tanh(*size), ("numbers", *columns, f"x {TORCH}"))
     return 0
 
 

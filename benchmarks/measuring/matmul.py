@@ -12,9 +12,8 @@ Jᵀ (F J v)         K forward, K weight                 2K forward, 2K weight, 
 =================  ==================================  =====================================
 
 forward: weights x states; weight: derivatives x states, summed over the states; backward: transposed weights x
-derivatives. The first layer has no input that moves, hence a third of the work. A bias is one more column of the
-weights in 2K + 1 of the forward and as many of the weight products. Each of the 2K products with the inner Hessian
-multiplies the action's A numbers at every state with a vector.
+derivatives. The first layer has no input that moves, hence a third of the work. Adding biases and summing their
+gradients is not counted, nor is what is done element by element.
 """
 
 from __future__ import annotations
@@ -52,10 +51,9 @@ def products(layer: int, inner_steps: int) -> Count:
 def operations(sizes: Sequence[int], states: int, inner_steps: int, tasks: int) -> int:
     """Floating-point operations of the matrix products of one Hessian-vector product."""
     per_state = sum(
-        sum(products(layer, inner_steps)) * n * m + 2 * (2 * inner_steps + 1) * m
-        for layer, (n, m) in enumerate(pairwise(sizes))
+        sum(products(layer, inner_steps)) * n * m for layer, (n, m) in enumerate(pairwise(sizes))
     )
-    return 2 * tasks * states * (per_state + 2 * inner_steps * sizes[-1])
+    return 2 * tasks * states * per_state
 
 
 def products_alone(
