@@ -105,7 +105,7 @@ def devices() -> Iterator[Finding]:
     else:
         yield Finding("device", "cpu")
     missing = compiled.MISSING
-    advice = compiled.ADVICE if missing and missing != compiled.UNSUITED else ""
+    advice = "" if missing in {"", compiled.UNSUITED} else compiled.ADVICE
     found = f"{missing}; torch takes their place, more slowly" if missing else compiled.NAME
     yield Finding("compiled kernels", found, advice)
     yield Finding("threads", f"{resolve_threads('auto')} for tasks, 1 in each matrix product")

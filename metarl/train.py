@@ -142,8 +142,8 @@ def train(training: Training, run: Any) -> int:
         Interrupts() as interrupts,
     ):
         display.note(describe(training, run))
-        if hint := slow(training):
-            display.note(hint)
+        if advice := slow_kernels(training):
+            display.note(advice)
         while training.iteration < settings.iterations:
             metrics = meta_iteration(training)
             training.agree()
@@ -246,14 +246,14 @@ def draw(training: Training, run: Any, curve: Any) -> None:
         run.figure("examples", drawn, i)
 
 
-def slow(training: Training) -> str:
+def slow_kernels(training: Training) -> str:
     """What a user should know whose updates could be faster; usually nothing."""
     from metarl.kernels import compiled
     from metarl.problems.rl import RLProblem
 
     problem = training.problem
     closed = isinstance(problem, RLProblem) and problem.arch is not None
-    if training.device != "cpu" or not closed or not compiled.MISSING:
+    if training.device != "cpu" or not closed or compiled.MISSING in {"", compiled.UNSUITED}:
         return ""
     return (
         f"metarl's compiled kernels are {compiled.MISSING}: updates take two to three times as long; "

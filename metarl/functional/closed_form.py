@@ -177,8 +177,8 @@ def objective(
         like: names and shapes of θ.
         mapper: maps over parts of the tasks; a thread pool's map runs them side by side. Sums are taken
             in task order, so the mapper changes no bit.
-        together: tasks that share each batched matrix product. On a CPU 1: a task's activations then
-            stay in the cache. On a GPU as many as its memory holds.
+        together: tasks that share each batched matrix product. On a CPU 1: the
+            compiled kernels take one at a time. On a GPU as many as its memory holds.
         kept: tasks whose activations are kept from product to product, the first ones; those of the
             others are made anew in each, which changes no bit. None: all.
         join: where processes share the tasks, gathers every task's results from them.

@@ -9,6 +9,8 @@ import math
 
 from torch import Tensor
 
+from metarl.kernels.gaussians import kl_of_deviations
+
 LOG_2_PI = math.log(2.0 * math.pi)
 
 
@@ -39,9 +41,7 @@ def kl(mean: Tensor, log_std: Tensor, new_mean: Tensor, new_log_std: Tensor) -> 
     Returns:
         The divergence, ``[...]``, never negative.
     """
-    # expm1 keeps the digits that 1 - 1 would lose: near the old policy the KL is a tiny difference.
-    log_ratio = log_std - new_log_std
-    spread = 0.5 * ((2.0 * log_ratio).expm1() - 2.0 * log_ratio)
+    spread = kl_of_deviations(log_std - new_log_std)
     shift = 0.5 * ((mean - new_mean) * (-new_log_std).exp()).square()
     return (spread + shift).sum(-1)
 

@@ -1,8 +1,7 @@
 """A Gaussian MLP policy's parameters by layer: the form in which the closed forms compute.
 
-Layer i has the matrix M_i = [W_i b_i] ``[C, out, in + 1]``, so that a bias is a column and no pass over the states adds
-it or sums its gradient. Parameters, tangents and gradients all have this form from the beginning of a product to its
-end; names come back where a result leaves.
+Layer i has the matrix M_i = [W_i b_i] ``[C, out, in + 1]``: a bias is a column. Parameters, tangents and gradients all
+have this form from the beginning of a product to its end; names come back where a result leaves.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@
    side.
 
    Sums are taken in an order that follows from the sizes alone: the same bits at any number of threads. A function
-   takes its sizes and the addresses of its tensors, in the order that its comment has; it returns 0, or 1 where there is
+   takes its sizes and the addresses of its tensors, in the order that its comment has, those that it writes last; it returns 0, or 1 where there is
    no memory. */
 
 #include <stdlib.h>
 #include <string.h>
 
-/* States whose results are in the caches at a time, and over which one partial sum runs. */
+/* States whose results are in the caches at a time, and over which one partial sum runs: a multiple of the rows of a
+   tile. */
 #define STRIP 96
 
 /* What follows a product. */
@@ -71,5 +72,8 @@ const char *instructions(void) { return "neon"; }
 #error "no vectors are known for this processor"
 #endif
 
-/* compiled.py refuses a library that was built from another version of these files. */
-int interface_version(void) { return 1; }
+/* compiled.py refuses a library that was built from other sources than those beside it. */
+#ifndef SOURCES
+#define SOURCES 0
+#endif
+unsigned long long sources(void) { return SOURCES; }

@@ -6,24 +6,31 @@ It knows nothing of Python, and a call leaves the interpreter to other threads.
 from __future__ import annotations
 
 import ctypes
+import platform
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from metarl.kernels import sources
+
 MODULE = "metarl.kernels._compiled"
-INTERFACE_VERSION = 1
 TYPES = {torch.float32: "float", torch.float64: "double"}
 FUNCTIONS = (
     *("layer", "forward_moved", "backward", "backward_moved"),
     *("likelihood", "log_prob_moved", "likelihood_moved", "compared"),
 )
 """What passes.h and gaussians.h have for each type."""
-UNSUITED = "not for this processor, which has no AVX2"
-ADVICE = "install a C compiler (gcc or clang), then: pip install --no-deps --force-reinstall -e ."
+MACHINES = {"x86_64", "amd64", "aarch64", "arm64"}
+UNSUITED = "not for this processor"
+ADVICE = (
+    "install a C compiler (gcc or clang) and metarl anew, which shows what went wrong: "
+    "pip install -v --no-deps --force-reinstall -e ."
+)
 
 
 class Library(NamedTuple):
@@ -37,24 +44,44 @@ class Library(NamedTuple):
     instructions: str
     functions: dict[tuple[str, torch.dtype], Callable[..., int]]
 
-    def call(self, name: str, sizes: tuple[int, ...], tensors: Sequence[Tensor | None]) -> None:
+    def call(
+        self,
+        name: str,
+        sizes: tuple[int, ...],
+        given: Sequence[Tensor | None],
+        made: Sequence[Tensor | None],
+    ) -> None:
         """Call a function for each of C tasks.
 
         Args:
             name: of the function.
-            sizes: as the function's comment says.
-            tensors: as it says too, the first of them not None, each ``[C, ...]``; those that are written contiguous.
+            sizes: as the function's comment says; shapes are the caller's to see to.
+            given: the tensors that it reads, ``[C, ...]``, the first of them not None.
+            made: those that it writes, by :func:`room_like`; they come after the others in its comment.
 
         Raises:
+            ValueError: a tensor is of another type, device or number of tasks than the first, is to be differentiated,
+                or cannot be written as it lies in memory.
             MemoryError: there is none for what it needs.
         """
-        kept = [each if each is None else each.contiguous() for each in tensors]
+        kept = [each if each is None else each.contiguous() for each in given]
         first = kept[0]
         assert first is not None
-        function, addresses = self.functions[name, first.dtype], ctypes.c_void_p * len(kept)
-        for task in range(first.shape[0]):
-            given = addresses(*[None if each is None else _address(each, task) for each in kept])
-            if function(_numbers(sizes), given):
+        dtype, count, recorded = first.dtype, first.shape[0], torch.is_grad_enabled()
+        for each in (*kept, *made):
+            if each is not None and not (
+                each.dtype is dtype
+                and each.is_cpu
+                and each.shape[0] == count
+                and each.is_contiguous()
+                and not (recorded and each.requires_grad)
+            ):
+                raise ValueError(f"{name}: not one of {count} tasks' {dtype} constants on a CPU")
+        function = self.functions[name, dtype]
+        tensors, addresses = (*kept, *made), ctypes.c_void_p * (len(kept) + len(made))
+        for task in range(count):
+            where = addresses(*[None if each is None else _address(each, task) for each in tensors])
+            if function(_numbers(sizes), where):
                 raise MemoryError(f"{name}: no memory for the parameters of a task")
 
 
@@ -72,26 +99,37 @@ class MissingError(Exception):
     """Why there is no library."""
 
 
-def find(module: str = MODULE, instructions: str | None = None) -> Library:
-    """The library.
+def built() -> Path:
+    """The library's file.
+
+    Raises:
+        MissingError: there is none.
+    """
+    if platform.machine().lower() not in MACHINES:
+        raise MissingError(UNSUITED)
+    found = find_spec(MODULE)
+    if found is None or found.origin is None:
+        raise MissingError("not built")
+    return Path(found.origin)
+
+
+def load(path: Path, instructions: str | None = None) -> Library:
+    """A library.
 
     Args:
-        module: whose file it is.
+        path: its file.
         instructions: the set to take of those that the processor has; None: the best.
 
     Raises:
-        MissingError: it was not built, not for this processor, or from other sources than these.
+        MissingError: it is none, not for this processor, or from other sources than these.
     """
-    found = find_spec(module)
-    if found is None or found.origin is None:
-        raise MissingError("not built")
     try:
-        library = ctypes.CDLL(found.origin)
-        library.instructions.restype = ctypes.c_char_p
-        version, best = library.interface_version(), library.instructions().decode()
+        library = ctypes.CDLL(str(path))
+        library.sources.restype, library.instructions.restype = ctypes.c_ulonglong, ctypes.c_char_p
+        own, best = library.sources(), library.instructions().decode()
     except (OSError, AttributeError) as error:
-        raise MissingError("built for another kind of machine") from error
-    if version != INTERFACE_VERSION:
+        raise MissingError("built for another kind of machine, or not at all") from error
+    if own != sources.fingerprint():
         raise MissingError("built from other sources")
     if not best:
         raise MissingError(UNSUITED)
@@ -105,7 +143,7 @@ def find(module: str = MODULE, instructions: str | None = None) -> Library:
 
 def _found() -> tuple[Library | None, str]:
     try:
-        return find(), ""
+        return load(built()), ""
     except MissingError as error:
         return None, str(error)
 
@@ -113,6 +151,11 @@ def _found() -> tuple[Library | None, str]:
 LIBRARY, MISSING = _found()
 """The library, or None and why."""
 NAME = LIBRARY.instructions if LIBRARY else "torch"
+
+
+def room_like(tensor: Tensor) -> Tensor:
+    """Room for a result of this one's shape, contiguous whatever its own strides are."""
+    return tensor.new_empty(tensor.shape)
 
 
 def serving(tensor: Tensor) -> Library | None:

@@ -2,7 +2,7 @@
 
 #define VECTOR NAME(vector)
 #define LANES ((long)(BYTES / sizeof(REAL)))
-#define TERM NAME(term)
+#define FACTORS NAME(factors)
 #define SUMS NAME(sums)
 #define BACKWARD NAME(backward_pass)
 
@@ -20,7 +20,7 @@
 
 #undef VECTOR
 #undef LANES
-#undef TERM
+#undef FACTORS
 #undef SUMS
 #undef BACKWARD
 #undef SET

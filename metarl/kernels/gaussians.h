@@ -80,16 +80,16 @@ TARGET int NAME(likelihood_moved)(const long *sizes, REAL *const *tensors)
     return 0;
 }
 
-/* tensors: actions, and the mean, log sigma and 1 / sigma of the old policy, then the mean, log sigma and 1 / sigma of
-   the new one; log_ratio, shift. At every state log_ratio = log pi_new - log pi_old of the actions taken, and
+/* tensors: actions; mean and 1 / sigma of the old policy, then of the new one; log sigma_old - log sigma_new;
+   log_ratio, shift. At every state log_ratio = log pi_new - log pi_old of the actions taken, and
    shift = sum ((mean_old - mean_new) / sigma_new)^2 / 2, the part of their KL divergence that depends on the state. Of
    equal policies both are 0. */
 TARGET UNFUSED int NAME(compared)(const long *sizes, REAL *const *tensors)
 {
     const long states = sizes[0], actions = sizes[1];
-    const REAL *taken = tensors[0], *old_mean = tensors[1], *old_log_std = tensors[2], *old_inverse_std = tensors[3];
-    const REAL *mean = tensors[4], *log_std = tensors[5], *inverse_std = tensors[6];
-    REAL *log_ratio = tensors[7], *shift = tensors[8];
+    const REAL *taken = tensors[0], *old_mean = tensors[1], *old_inverse_std = tensors[2];
+    const REAL *mean = tensors[3], *inverse_std = tensors[4], *log_spread = tensors[5];
+    REAL *log_ratio = tensors[6], *shift = tensors[7];
     for (long s = 0; s < states; s++) {
         REAL ratio = 0, half = 0;
         for (long a = 0; a < actions; a++) {
@@ -97,7 +97,7 @@ TARGET UNFUSED int NAME(compared)(const long *sizes, REAL *const *tensors)
             const REAL e = (taken[at] - mean[at]) * inverse_std[a];
             const REAL old = (taken[at] - old_mean[at]) * old_inverse_std[a];
             const REAL moved = (old_mean[at] - mean[at]) * inverse_std[a];
-            ratio += (old - e) * (old + e) * (REAL)0.5 + (old_log_std[a] - log_std[a]);
+            ratio += (old - e) * (old + e) * (REAL)0.5 + log_spread[a];
             half += moved * moved * (REAL)0.5;
         }
         log_ratio[s] = ratio;

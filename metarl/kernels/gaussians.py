@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from metarl.kernels.compiled import serving
+from metarl.kernels.compiled import room_like, serving
 
 
 class Score(NamedTuple):
@@ -35,10 +34,12 @@ def likelihood(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of Σ_b w_b log π_b in the means, w ⊙ e/σ ``[C, B, A]``, and in log σ, Σ_b w (e² − 1) ``[C, A]``."""
     if library := serving(mean):
-        delta, log_std_gradient = torch.empty_like(mean), torch.empty_like(inverse_std)
-        given = actions, mean, inverse_std, weights, delta, log_std_gradient
-        library.call("likelihood", mean.shape[1:], (*given, None, None, None, None))
-        return delta, log_std_gradient
+        given, made = (
+            (actions, mean, inverse_std, weights),
+            (room_like(mean), room_like(inverse_std)),
+        )
+        library.call("likelihood", mean.shape[1:], given, (*made, None, None, None, None))
+        return made
     return _likelihood(actions, mean, inverse_std, weights)[:2]
 
 
@@ -47,12 +48,11 @@ def taped_likelihood(
 ) -> tuple[Tensor, Tensor, Score]:
     """:func:`likelihood`, to the same bits, and the score for its derivative."""
     if library := serving(mean):
-        delta, log_std_gradient = torch.empty_like(mean), torch.empty_like(inverse_std)
-        given = actions, mean, inverse_std, weights, delta, log_std_gradient
-        new = torch.empty_like
-        score = Score(new(mean), new(mean), new(mean), spread=new(inverse_std))
-        library.call("likelihood", mean.shape[1:], (*given, *score))
-        return delta, log_std_gradient, score
+        made = room_like(mean), room_like(inverse_std)
+        score = Score(*(room_like(each) for each in (mean, mean, mean, inverse_std)))
+        given = actions, mean, inverse_std, weights
+        library.call("likelihood", mean.shape[1:], given, (*made, *score))
+        return *made, score
     return _likelihood(actions, mean, inverse_std, weights)
 
 
@@ -71,8 +71,8 @@ def log_prob_moved(at: Score, mean_moved: Tensor, log_std_moved: Tensor) -> Tens
     """How log π moves with μ and log σ: Σ_a (e/σ) μ̇ + (e² − 1) s, ``[C, B]``."""
     if library := serving(mean_moved):
         result = mean_moved.new_empty(mean_moved.shape[:2])
-        given = at.score, at.excess, mean_moved, log_std_moved, result
-        library.call("log_prob_moved", mean_moved.shape[1:], given)
+        given = at.score, at.excess, mean_moved, log_std_moved
+        library.call("log_prob_moved", mean_moved.shape[1:], given, (result,))
         return result
     moved = at.score * mean_moved
     return moved.addcmul_(at.excess, log_std_moved.unsqueeze(1)).sum(2)
@@ -94,10 +94,10 @@ def likelihood_moved(
         ``[C, B, A]``; and Σ_b (ẇ (e² − 1) − 2 δ μ̇) − s ⊙ 2 Σ_b w e², ``[C, A]``.
     """
     if library := serving(delta):
-        delta_moved, product = torch.empty_like(delta), torch.empty_like(log_std_moved)
-        given = *at, delta, weights_moved, mean_moved, log_std_moved, delta_moved, product
-        library.call("likelihood_moved", delta.shape[1:], given)
-        return delta_moved, product
+        made = room_like(delta), room_like(log_std_moved)
+        given = *at, delta, weights_moved, mean_moved, log_std_moved
+        library.call("likelihood_moved", delta.shape[1:], given, made)
+        return made
     weights_moved, along = weights_moved.unsqueeze(2), log_std_moved.unsqueeze(1)
     by_state = (at.excess * weights_moved).addcmul_(delta, mean_moved, value=-2.0)
     delta_moved = (at.score * weights_moved).addcmul_(delta, along, value=-2.0)
@@ -124,13 +124,17 @@ def compared(
     log_spread = old_log_std - log_std
     if library := serving(mean):
         log_ratio, shift = (mean.new_empty(mean.shape[:2]) for _ in range(2))
-        given = actions, old_mean, old_log_std, old_inverse_std, mean, log_std, inverse_std
-        library.call("compared", mean.shape[1:], (*given, log_ratio, shift))
+        given = actions, old_mean, old_inverse_std, mean, inverse_std, log_spread
+        library.call("compared", mean.shape[1:], given, (log_ratio, shift))
     else:
         e = (actions - mean).mul_(inverse_std.unsqueeze(1))
         old = (actions - old_mean).mul_(old_inverse_std.unsqueeze(1))
         log_ratio = (0.5 * (old - e) * (old + e) + log_spread.unsqueeze(1)).sum(2)
         shift = 0.5 * ((old_mean - mean) * inverse_std.unsqueeze(1)).square().sum(2)
+    return log_ratio, kl_of_deviations(log_spread).sum(1, keepdim=True) + shift
+
+
+def kl_of_deviations(log_spread: Tensor) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(μ, σ'²)) of each component, of log σ − log σ'."""
     # expm1 keeps the digits that 1 - 1 would lose: near the old policy the KL is a tiny difference.
-    spread = 0.5 * ((2.0 * log_spread).expm1() - 2.0 * log_spread).sum(1, keepdim=True)
-    return log_ratio, spread + shift
+    return 0.5 * ((2.0 * log_spread).expm1() - 2.0 * log_spread)

@@ -5,16 +5,6 @@
    of them. Inputs, their derivatives (moved) and deltas are [states, size]; matrices, tangents and what is shaped like
    them [out, in + 1], the bias last. */
 
-/* made = start + the sum of the terms, `count` rows of `width` numbers. */
-static TARGET void NAME(multiply)(long count, long width, const TERM *terms, int how_many, const REAL *start,
-                                  REAL *made)
-{
-    if (how_many == 2)
-        NAME(columns)(count, width, terms, 2, start, 0, made, width);
-    else
-        NAME(columns)(count, width, terms, 1, start, 0, made, width);
-}
-
 /* What follows a product: result = made, its relu, or a'(z) made + bend moved with a'(z) read off the output of a;
    and unbent = -2 output made, where it is wanted. */
 static TARGET void NAME(follow)(long count, long size, long width, const REAL *made, int after, const REAL *output,
@@ -68,30 +58,28 @@ static TARGET long NAME(sums_size)(long out, long in)
     return NAME(padded)(out) * NAME(padded)(in) + out;
 }
 
-/* Adds a strip, and `more_left` `more_right`^T where they are; `panels` is room for two strips. */
+/* Adds a strip, and `more_left` `more_right`^T where they are; `panel` is room for a strip. */
 static TARGET void NAME(add)(SUMS *to, long count, const REAL *left, const REAL *right, const REAL *more_left,
-                             const REAL *more_right, REAL *panels)
+                             const REAL *more_right, REAL *panel)
 {
     const REAL *along[2] = {to->along_out ? left : right, to->along_out ? more_left : more_right};
     const REAL *across[2] = {to->along_out ? right : left, to->along_out ? more_right : more_left};
-    const int terms = more_left ? 2 : 1;
-    TERM now[2];
-    for (int t = 0; t < terms; t++) {
-        const REAL *source = along[t];
+    for (int i = 0; i < 2 && along[i]; i++) {
+        const REAL *source = along[i];
         if (to->width != to->columns) {
-            REAL *panel = panels + t * count * to->width;
             NAME(pack)(panel, count, to->columns, to->width, source, to->columns);
             source = panel;
         }
-        now[t] = (TERM){across[t], 1, to->rows, source, to->width, count};
+        const FACTORS of = {across[i], 1, to->rows, source, count};
+        NAME(multiply)(to->rows, to->width, of, to->sum, to->width, to->sum);
     }
-    if (terms == 2)
-        NAME(columns)(to->rows, to->width, now, 2, to->sum, to->width, to->sum, to->width);
-    else
-        NAME(columns)(to->rows, to->width, now, 1, to->sum, to->width, to->sum, to->width);
+    REAL bias[to->out];
+    memset(bias, 0, sizeof(bias));
     for (long s = 0; s < count; s++)
         for (long i = 0; i < to->out; i++)
-            to->bias[i] += left[s * to->out + i];
+            bias[i] += left[s * to->out + i];
+    for (long i = 0; i < to->out; i++)
+        to->bias[i] += bias[i];
 }
 
 static TARGET void NAME(write)(const SUMS *from, REAL *result)
@@ -113,12 +101,12 @@ TARGET int NAME(layer)(const long *sizes, REAL *const *tensors)
     if (!panel)
         return 1;
     REAL *start = panel + in * width, *made = start + width;
-    NAME(pack_turned)(panel, in, out, width, matrix, in + 1);
-    NAME(pack_turned)(start, 1, out, width, matrix + in, in + 1);
+    NAME(pack_transposed)(panel, in, out, width, matrix, in + 1);
+    NAME(pack_transposed)(start, 1, out, width, matrix + in, in + 1);
     for (long s = 0; s < states; s += STRIP) {
         const long count = states - s < STRIP ? states - s : STRIP;
-        const TERM term = {x + s * in, in, 1, panel, width, in};
-        NAME(multiply)(count, width, &term, 1, start, made);
+        const FACTORS of = {x + s * in, in, 1, panel, in};
+        NAME(multiply)(count, width, of, start, 0, made);
         NAME(follow)(count, out, width, made, sizes[3] ? RELU : NOTHING, 0, 0, 0, tensors[2] + s * out, 0);
     }
     free(panel);
@@ -145,34 +133,37 @@ TARGET int NAME(forward_moved)(const long *sizes, REAL *const *tensors)
     long numbers = STRIP * widest;
     for (long i = 0; i < depth; i++)
         numbers += (2 * size[i] + 1) * NAME(padded)(size[i + 1]);
-    REAL *memory = malloc(numbers * sizeof(REAL)), *made = memory, *panel = made + STRIP * widest;
-    if (!memory)
+    REAL *made = malloc(numbers * sizeof(REAL));
+    if (!made)
         return 1;
+    REAL *panel = made + STRIP * widest;
     const REAL *starts[depth], *first[depth], *second[depth];
     for (long i = 0; i < depth; i++) {
         const long in = size[i], out = size[i + 1], width = NAME(padded)(out);
         starts[i] = panel;
-        NAME(pack_turned)(panel, 1, out, width, tangents[i] + in, in + 1);
+        NAME(pack_transposed)(panel, 1, out, width, tangents[i] + in, in + 1);
         first[i] = panel += width;
-        NAME(pack_turned)(panel, in, out, width, tangents[i], in + 1);
+        NAME(pack_transposed)(panel, in, out, width, tangents[i], in + 1);
         second[i] = panel += in * width;
         if (i)
-            NAME(pack_turned)(panel, in, out, width, matrices[i], in + 1);
+            NAME(pack_transposed)(panel, in, out, width, matrices[i], in + 1);
         panel += in * width;
     }
     for (long s = 0; s < states; s += STRIP) {
         const long count = states - s < STRIP ? states - s : STRIP;
         for (long i = 0; i < depth; i++) {
             const long in = size[i], out = size[i + 1], width = NAME(padded)(out);
-            TERM terms[2] = {{inputs[i] + s * in, in, 1, first[i], width, in}};
-            if (i)
-                terms[1] = (TERM){moved[i - 1] + s * in, in, 1, second[i], width, in};
-            NAME(multiply)(count, width, terms, i ? 2 : 1, starts[i], made);
+            const FACTORS direct = {inputs[i] + s * in, in, 1, first[i], in};
+            NAME(multiply)(count, width, direct, starts[i], 0, made);
+            if (i) {
+                const FACTORS carried = {moved[i - 1] + s * in, in, 1, second[i], in};
+                NAME(multiply)(count, width, carried, made, width, made);
+            }
             const REAL *output = i + 1 < depth ? inputs[i + 1] + s * out : 0;
             NAME(follow)(count, out, width, made, output ? slope : NOTHING, output, 0, 0, moved[i] + s * out, 0);
         }
     }
-    free(memory);
+    free(made);
     return 0;
 }
 
@@ -180,14 +171,14 @@ TARGET int NAME(forward_moved)(const long *sizes, REAL *const *tensors)
 typedef struct {
     void *all;
     SUMS *sums;
-    REAL *zeros, *made, *below, *strips, *panels;
+    REAL *zeros, *made, *below, *strip, *panels;
 } BACKWARD;
 
 /* Of so many products a layer; `all` is NULL where there is no memory. */
 static TARGET BACKWARD NAME(begin)(const long *sizes, int products)
 {
     const long depth = sizes[1], *size = sizes + 3, widest = NAME(widest)(sizes);
-    long numbers = (4 * STRIP + 1) * widest;
+    long numbers = (3 * STRIP + 1) * widest;
     for (long i = 0; i < depth; i++)
         numbers += products * size[i + 1] * NAME(padded)(size[i]) + NAME(sums_size)(size[i + 1], size[i]);
     BACKWARD result = {.all = malloc(depth * sizeof(SUMS) + numbers * sizeof(REAL))};
@@ -197,8 +188,8 @@ static TARGET BACKWARD NAME(begin)(const long *sizes, int products)
     result.zeros = (REAL *)(result.sums + depth);
     result.made = result.zeros + widest;
     result.below = result.made + STRIP * widest;
-    result.strips = result.below + STRIP * widest;
-    REAL *next = result.strips + 2 * STRIP * widest;
+    result.strip = result.below + STRIP * widest;
+    REAL *next = result.strip + STRIP * widest;
     memset(result.zeros, 0, widest * sizeof(REAL));
     for (long i = 0; i < depth; i++) {
         result.sums[i] = NAME(sums_of)(size[i + 1], size[i], next);
@@ -216,14 +207,14 @@ static TARGET int NAME(end)(BACKWARD *pass, long depth, REAL *const *results)
     return 0;
 }
 
-/* tensors: inputs, matrices, deltas (the top one given, those below it written), bends, gradients.
-   delta[i - 1] = a'(z) W_i^T delta[i], and gradient[i] = the sum of delta[i] [x_i 1]^T. Where deltas below the top are
-   NULL none is kept; where bends are not, bend[i - 1] = -2 x_i W_i^T delta[i]. */
+/* tensors: inputs, matrices, the top delta; deltas below it, bends, gradients.
+   delta[i - 1] = a'(z) W_i^T delta[i], and gradient[i] = the sum of delta[i] [x_i 1]^T. Where deltas are NULL none is
+   kept; where bends are not, bend[i - 1] = -2 x_i W_i^T delta[i]. */
 TARGET int NAME(backward)(const long *sizes, REAL *const *tensors)
 {
     const long states = sizes[0], depth = sizes[1], *size = sizes + 3;
-    REAL *const *inputs = tensors, *const *matrices = inputs + depth, *const *deltas = matrices + depth;
-    REAL *const *bends = deltas + depth, *const *gradients = bends + depth - 1;
+    REAL *const *inputs = tensors, *const *matrices = inputs + depth, *const *top = matrices + depth;
+    REAL *const *deltas = top + 1, *const *bends = deltas + depth - 1, *const *gradients = bends + depth - 1;
     const int slope = sizes[2] ? SLOPE_OF_TANH : SLOPE_OF_RELU;
     BACKWARD pass = NAME(begin)(sizes, 1);
     if (!pass.all)
@@ -236,19 +227,19 @@ TARGET int NAME(backward)(const long *sizes, REAL *const *tensors)
     }
     for (long s = 0; s < states; s += STRIP) {
         const long count = states - s < STRIP ? states - s : STRIP;
-        const REAL *delta = deltas[depth - 1] + s * size[depth];
+        const REAL *delta = *top + s * size[depth];
         for (long i = depth - 1; i > 0; i--) {
             const long in = size[i], out = size[i + 1], width = NAME(padded)(in);
             const REAL *x = inputs[i] + s * in;
-            NAME(add)(&pass.sums[i], count, delta, x, 0, 0, pass.strips);
-            const TERM term = {delta, out, 1, panels[i], width, out};
-            NAME(multiply)(count, width, &term, 1, pass.zeros, pass.made);
+            NAME(add)(&pass.sums[i], count, delta, x, 0, 0, pass.strip);
+            const FACTORS of = {delta, out, 1, panels[i], out};
+            NAME(multiply)(count, width, of, pass.zeros, 0, pass.made);
             REAL *below = deltas[i - 1] ? deltas[i - 1] + s * in : pass.below;
             REAL *bend = bends[i - 1] ? bends[i - 1] + s * in : 0;
             NAME(follow)(count, in, width, pass.made, slope, x, 0, 0, below, bend);
             delta = below;
         }
-        NAME(add)(&pass.sums[0], count, delta, inputs[0] + s * size[0], 0, 0, pass.strips);
+        NAME(add)(&pass.sums[0], count, delta, inputs[0] + s * size[0], 0, 0, pass.strip);
     }
     return NAME(end)(&pass, depth, gradients);
 }
@@ -280,15 +271,16 @@ TARGET int NAME(backward_moved)(const long *sizes, REAL *const *tensors)
         for (long i = depth - 1; i > 0; i--) {
             const long in = size[i], out = size[i + 1], width = NAME(padded)(in);
             const REAL *x = inputs[i] + s * in, *x_moved = moved[i - 1] + s * in, *delta = deltas[i] + s * out;
-            NAME(add)(&pass.sums[i], count, delta_moved, x, delta, x_moved, pass.strips);
-            const TERM terms[2] = {{delta, out, 1, panels[i], width, out},
-                                   {delta_moved, out, 1, panels[i] + out * width, width, out}};
-            NAME(multiply)(count, width, terms, 2, pass.zeros, pass.made);
+            NAME(add)(&pass.sums[i], count, delta_moved, x, delta, x_moved, pass.strip);
+            const FACTORS direct = {delta, out, 1, panels[i], out};
+            const FACTORS carried = {delta_moved, out, 1, panels[i] + out * width, out};
+            NAME(multiply)(count, width, direct, pass.zeros, 0, pass.made);
+            NAME(multiply)(count, width, carried, pass.made, width, pass.made);
             const REAL *bend = bends[i - 1] ? bends[i - 1] + s * in : 0;
             NAME(follow)(count, in, width, pass.made, slope, x, bend, x_moved, pass.below, 0);
             delta_moved = pass.below;
         }
-        NAME(add)(&pass.sums[0], count, delta_moved, inputs[0] + s * size[0], 0, 0, pass.strips);
+        NAME(add)(&pass.sums[0], count, delta_moved, inputs[0] + s * size[0], 0, 0, pass.strip);
     }
     return NAME(end)(&pass, depth, products);
 }

@@ -8,13 +8,14 @@ derivative in z_i; a dot over a symbol is its derivative along the tangents Ṁ_
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.kernels.compiled import serving
+from metarl.kernels.compiled import room_like, serving
 
 Tensors = tuple[Tensor, ...]
 
@@ -33,10 +34,17 @@ class Network(NamedTuple):
     inputs: Tensors
 
     def sizes(self) -> tuple[int, ...]:
-        """The states, the depth, whether the activation is tanh, and the sizes of the layers."""
+        """The states, the depth, whether the activation is tanh, and the sizes of the layers.
+
+        Raises:
+            ValueError: they do not fit each other.
+        """
         states, depth, tanh = self.inputs[0].shape[1], len(self.matrices), self.activation == "tanh"
-        widths = (each.shape[2] for each in self.inputs)
-        return states, depth, int(tanh), *widths, self.matrices[-1].shape[1]
+        widths = *(each.shape[2] for each in self.inputs), self.matrices[-1].shape[1]
+        shapes = [tuple(each.shape[1:]) for each in self.matrices]
+        if shapes != [(out, size + 1) for size, out in pairwise(widths)]:
+            raise ValueError(f"matrices of shapes {shapes} do not fit layers of sizes {widths}")
+        return states, depth, int(tanh), *widths
 
 
 def layer(matrix: Tensor, x: Tensor, activation: str | None = None) -> Tensor:
@@ -44,7 +52,7 @@ def layer(matrix: Tensor, x: Tensor, activation: str | None = None) -> Tensor:
     if library := serving(x):
         (count, states, size), out = x.shape, matrix.shape[1]
         z, relu = x.new_empty(count, states, out), activation == "relu"
-        library.call("layer", (states, size, out, int(relu)), (x, matrix, z))
+        library.call("layer", (states, size, out, int(relu)), (x, matrix), (z,))
         if relu:
             return z
     else:
@@ -61,8 +69,8 @@ def forward_moved(network: Network, tangents: Tensors) -> Tensors:
     """
     activation, matrices, inputs = network
     if library := serving(inputs[0]):
-        moved = *(torch.empty_like(each) for each in inputs[1:]), _top_of(network)
-        library.call("forward_moved", network.sizes(), (*inputs, *matrices, *tangents, *moved))
+        moved = *_rooms(inputs[1:]), _top_of(network)
+        library.call("forward_moved", network.sizes(), (*inputs, *matrices, *tangents), moved)
         return moved
     found: list[Tensor] = []
     for i, (tangent, x) in enumerate(zip(tangents, inputs, strict=True)):
@@ -82,11 +90,10 @@ def backward(network: Network, top: Tensor) -> Tensors:
     """
     depth = len(network.matrices)
     if library := serving(top):
-        gradients, nothing = _like(network.matrices), (None,) * (depth - 1)
-        tensors = *network.inputs, *network.matrices, *nothing, top, *nothing, *gradients
-        library.call("backward", network.sizes(), tensors)
+        gradients, given = _rooms(network.matrices), (*network.inputs, *network.matrices, top)
+        library.call("backward", network.sizes(), given, (*(None,) * 2 * (depth - 1), *gradients))
         return gradients
-    return _backward(network, top)[0]
+    return _backward(network, top, bent=False)[0]
 
 
 def taped_backward(network: Network, top: Tensor) -> tuple[Tensors, Tensors, Tensors]:
@@ -97,13 +104,13 @@ def taped_backward(network: Network, top: Tensor) -> tuple[Tensors, Tensors, Ten
         with, as a''(z) ż = −2 a(z) ẋ. For relu, whose a'' is zero, there are none.
     """
     if library := serving(top):
-        gradients, hidden = _like(network.matrices), network.inputs[1:]
-        deltas = *_like(hidden), top
-        bends = _like(hidden) if network.activation == "tanh" else ()
-        given = *network.inputs, *network.matrices, *deltas, *(bends or (None,) * len(hidden))
-        library.call("backward", network.sizes(), (*given, *gradients))
-        return gradients, deltas, bends
-    return _backward(network, top)
+        gradients, hidden = _rooms(network.matrices), network.inputs[1:]
+        given, deltas = (*network.inputs, *network.matrices, top), _rooms(hidden)
+        bends = _rooms(hidden) if network.activation == "tanh" else ()
+        made = *deltas, *(bends or (None,) * len(hidden)), *gradients
+        library.call("backward", network.sizes(), given, made)
+        return gradients, (*deltas, top), bends
+    return _backward(network, top, bent=network.activation == "tanh")
 
 
 def backward_moved(
@@ -128,9 +135,9 @@ def backward_moved(
     """
     activation, matrices, inputs = network
     if library := serving(top_moved):
-        products, none = _like(matrices), (None,) * len(moved)
-        given = *inputs, *matrices, *deltas, *tangents, *(bends or none), *moved
-        library.call("backward_moved", network.sizes(), (*given, top_moved, *products))
+        products, none = _rooms(matrices), (None,) * len(moved)
+        given = *inputs, *matrices, *deltas, *tangents, *(bends or none), *moved, top_moved
+        library.call("backward_moved", network.sizes(), given, products)
         return products
     delta_moved, found = top_moved, []
     for i in reversed(range(1, len(matrices))):
@@ -144,21 +151,21 @@ def backward_moved(
     return _gradient(delta_moved, inputs[0]), *reversed(found)
 
 
+def _rooms(tensors: Sequence[Tensor]) -> Tensors:
+    return tuple(map(room_like, tensors))
+
+
 def _top_of(network: Network) -> Tensor:
     last = network.inputs[-1]
     return last.new_empty(*last.shape[:2], network.matrices[-1].shape[1])
 
 
-def _like(tensors: Sequence[Tensor]) -> Tensors:
-    return tuple(each.new_empty(each.shape) for each in tensors)
-
-
-def _backward(network: Network, top: Tensor) -> tuple[Tensors, Tensors, Tensors]:
+def _backward(network: Network, top: Tensor, bent: bool) -> tuple[Tensors, Tensors, Tensors]:
     deltas: list[Tensor] = [top]
     bends: list[Tensor] = []
     for i in reversed(range(1, len(network.matrices))):
         below, x = torch.bmm(deltas[0], network.matrices[i][:, :, :-1]), network.inputs[i]
-        if network.activation == "tanh":
+        if bent:
             bends.insert(0, (x * below).mul_(-2.0))
         deltas.insert(0, _through(network.activation, below, x))
     gradients = tuple(map(_gradient, deltas, network.inputs))

@@ -1,51 +1,45 @@
-/* Products of two matrices, and sums of two products: a tile at a time, as many numbers as the registers hold. */
+/* Products of two matrices, added to a third: a tile at a time, as many numbers as the registers hold. */
 
 typedef REAL NAME(vector) __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias));
 
-/* A product's factors: element (i, p) of the left one at left[i * row + p * step], row p of the right one, which is a
-   whole number of vectors wide, at right[p * width]. */
+/* A product's factors: element (i, p) of the left one at left[i * row + p * step]; the right one is `count` rows of a
+   whole number of vectors. */
 typedef struct {
     const REAL *left;
     long row, step;
     const REAL *right;
-    long width, count;
-} NAME(term);
+    long count;
+} FACTORS;
 
-/* result[i][j] = start[i][j] + the sum of the terms, for a tile that the registers hold. */
-INLINE void NAME(tile)(const int rows, const int vectors, const TERM *terms, const int count, const REAL *start,
-                       long start_row, REAL *result, long result_row)
+/* result[i][j] = start[i][j] + sum_p left[i][p] right[p][j]; `width` numbers from row to row of right and result. */
+INLINE void NAME(tile)(const int rows, const int vectors, FACTORS of, long width, const REAL *start, long start_row,
+                       REAL *result)
 {
     VECTOR sum[12][VECTORS];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < vectors; j++)
             sum[i][j] = (VECTOR){0};
-    for (int t = 0; t < count; t++) {
-        const REAL *left = terms[t].left, *right = terms[t].right;
-        const long row = terms[t].row, step = terms[t].step, width = terms[t].width;
-        for (long p = terms[t].count; p > 0; p--, left += step, right += width) {
-            VECTOR across[VECTORS];
+    for (long p = of.count; p > 0; p--, of.left += of.step, of.right += width) {
+        VECTOR across[VECTORS];
+        for (int j = 0; j < vectors; j++)
+            across[j] = *(const VECTOR *)(of.right + j * LANES);
+        for (int i = 0; i < rows; i++)
             for (int j = 0; j < vectors; j++)
-                across[j] = *(const VECTOR *)(right + j * LANES);
-            for (int i = 0; i < rows; i++)
-                for (int j = 0; j < vectors; j++)
-                    sum[i][j] += left[i * row] * across[j];
-        }
+                sum[i][j] += of.left[i * of.row] * across[j];
     }
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < vectors; j++)
-            *(VECTOR *)(result + i * result_row + j * LANES) =
+            *(VECTOR *)(result + i * width + j * LANES) =
                 *(const VECTOR *)(start + i * start_row + j * LANES) + sum[i][j];
 }
 
 /* The same for any number of rows, `vectors` wide. */
-INLINE void NAME(rows)(long rows, const int vectors, const TERM *terms, const int count, const REAL *start,
-                       long start_row, REAL *result, long result_row)
+INLINE void NAME(rows)(long rows, const int vectors, FACTORS of, long width, const REAL *start, long start_row,
+                       REAL *result)
 {
-    TERM now[2] = {terms[0], terms[count - 1]};
     while (rows > 0) {
         int taken;
-#define TILE(n)                                                                                                        \
-    (NAME(tile)(n, vectors, now, count, start, start_row, result, result_row), taken = n)
+#define TILE(n) (NAME(tile)(n, vectors, of, width, start, start_row, result), taken = n)
         if (rows >= 12 && 2 * vectors <= VECTORS)
             TILE(12);
         else if (rows >= 6)
@@ -59,22 +53,20 @@ INLINE void NAME(rows)(long rows, const int vectors, const TERM *terms, const in
 #undef TILE
         rows -= taken;
         start += taken * start_row;
-        result += taken * result_row;
-        for (int t = 0; t < count; t++)
-            now[t].left += taken * now[t].row;
+        result += taken * width;
+        of.left += taken * of.row;
     }
 }
 
-/* The same for any number of columns: `width` is a whole number of vectors. */
-INLINE void NAME(columns)(long rows, long width, const TERM *terms, const int count, const REAL *start, long start_row,
-                          REAL *result, long result_row)
+/* The same for any number of columns: `width` is a whole number of vectors. A few of them at a time, so that the right
+   factor's stay in the first-level cache while the rows go by. */
+static TARGET void NAME(multiply)(long rows, long width, FACTORS of, const REAL *start, long start_row, REAL *result)
 {
-    TERM now[2] = {terms[0], terms[count - 1]};
     for (long left = width / LANES; left > 0; left -= VECTORS) {
         switch (left < VECTORS ? left : VECTORS) {
 #define CASE(n)                                                                                                        \
     case n:                                                                                                            \
-        NAME(rows)(rows, n, now, count, start, start_row, result, result_row);                                        \
+        NAME(rows)(rows, n, of, width, start, start_row, result);                                                      \
         break
             CASE(1);
             CASE(2);
@@ -86,8 +78,7 @@ INLINE void NAME(columns)(long rows, long width, const TERM *terms, const int co
         }
         start += VECTORS * LANES;
         result += VECTORS * LANES;
-        for (int t = 0; t < count; t++)
-            now[t].right += VECTORS * LANES;
+        of.right += VECTORS * LANES;
     }
 }
 
@@ -103,7 +94,8 @@ INLINE void NAME(pack)(REAL *panel, long rows, long columns, long width, const R
 }
 
 /* The same of the transpose of `source`. */
-INLINE void NAME(pack_turned)(REAL *panel, long rows, long columns, long width, const REAL *source, long source_width)
+INLINE void NAME(pack_transposed)(REAL *panel, long rows, long columns, long width, const REAL *source,
+                                  long source_width)
 {
     memset(panel, 0, rows * width * sizeof(REAL));
     for (long j = 0; j < columns; j++)

@@ -13,7 +13,7 @@ from metarl.functional.tasks import Mapper, chunks
 class Cutter:
     """Cuts the tasks of a wave into parts.
 
-    On a CPU each is a part: a task's activations stay in the cache. On a GPU as many as fit share each product, and as
+    On a CPU each is a part, for the threads to take. On a GPU as many as fit share each product, and as
     many in every wave of one size, as rounding depends on it; the parts follow one another.
 
     Args:

@@ -16,6 +16,7 @@ from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.layered import order
 from metarl.functional.objectives import Linearisation
 from metarl.functional.params import flatten_meta
+from metarl.kernels import compiled
 
 
 def assert_equal(pair: Pair) -> None:
@@ -40,6 +41,14 @@ def assert_equal(pair: Pair) -> None:
 @pytest.mark.parametrize("estimator", support.ESTIMATOR_NAMES)
 def test_closed_form_equals_autograd(estimator, steps, activation, first_order):
     assert_equal(make_pair(estimator, steps, activation, first_order))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("estimator", support.ESTIMATOR_NAMES)
+def test_it_does_where_nothing_is_compiled(estimator, steps, activation, monkeypatch):
+    monkeypatch.setattr(compiled, "LIBRARY", None)
+    assert_equal(make_pair(estimator, steps, activation, together=(2, 1)))
 
 
 @pytest.mark.parametrize("sizes", [(3, 2), (1, 4, 1), (2, 3, 3, 3, 1)])

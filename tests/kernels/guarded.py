@@ -1,4 +1,7 @@
-"""Calls the compiled library with tensors that end at a page that nobody may touch: a fault ends the process."""
+"""Calls a compiled library with tensors that end at a page that nobody may touch: a fault ends the process.
+
+Arguments: its file, and the sets of instructions to take.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import ctypes
 import mmap
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -55,9 +59,9 @@ def call_everything(dtype: torch.dtype, states: int, sizes: tuple[int, ...]) -> 
 
 # What is written is guarded as well.
 torch.Tensor.new_empty = new_empty
-torch.empty_like = lambda like: guarded(like.shape, like.dtype)
-for instructions in sys.argv[1:]:
-    compiled.LIBRARY = compiled.find(instructions=instructions)
+library, *sets = sys.argv[1:]
+for instructions in sets:
+    compiled.LIBRARY = compiled.load(Path(library), instructions)
     for dtype in compiled.TYPES:
         for states, sizes in ((1, (1, 1)), (97, (3, 17, 100, 6)), (96, (20, 64, 33, 1))):
             call_everything(dtype, states, sizes)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _ctypes
 import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -13,48 +15,61 @@ import torch
 
 from metarl import system
 from metarl.doctor import devices
-from metarl.kernels import compiled, passes
+from metarl.kernels import compiled, passes, sources
 from metarl.processor import described
 
 ROOT = Path(__file__).parent.parent.parent
-CAN_BUILD = shutil.which("cc") is not None and (
-    platform.machine() in {"aarch64", "arm64"} or "avx2" in described("flags").split()
+# What setuptools would build it with, and what it asks of the processor.
+COMPILER = (sysconfig.get_config_var("CC") or "cc").split()[0]
+VECTORS = platform.machine() in {"aarch64", "arm64"} or {"avx2", "fma"} <= set(
+    described("flags").split()
 )
 
 
-@pytest.mark.skipif(not CAN_BUILD, reason="needs a C compiler and a processor with vectors")
+@pytest.mark.skipif(
+    shutil.which(COMPILER) is None or not VECTORS,
+    reason="needs a C compiler and a processor with vectors",
+)
 def test_it_is_there_where_it_could_be_built():
     assert not compiled.MISSING
     assert system.describe()["kernels"] == compiled.NAME in {"avx512", "avx2", "neon"}
 
 
-@pytest.mark.skipif(not CAN_BUILD, reason="needs a C compiler and a processor with vectors")
-def test_it_compiles_without_a_warning(tmp_path):
-    strict = ("-O3", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
-    source = ROOT / "metarl" / "kernels" / "compiled.c"
-    command = ("cc", *strict, "-shared", "-fPIC", "-o", tmp_path / "library.so", source)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("module", "reason"),
-    [
-        ("metarl.kernels._no_such_module", "not built"),
-        ("metarl.kernels.passes", "another kind of machine"),  # no library at all
-        ("_ctypes", "another kind of machine"),  # of other functions
-    ],
-)
-def test_what_is_not_the_library_is_not_taken_for_it(module, reason):
-    with pytest.raises(compiled.MissingError, match=reason):
-        compiled.find(module)
+@pytest.mark.parametrize("other", [Path(passes.__file__), Path(_ctypes.__file__)])
+def test_what_is_not_the_library_is_not_taken_for_it(other):
+    """A file that is no library at all, and a library of other functions."""
+    with pytest.raises(compiled.MissingError, match="for another kind of machine"):
+        compiled.load(other)
 
 
 @pytest.mark.skipif(compiled.LIBRARY is None, reason="needs the compiled library")
 def test_one_of_other_sources_is_refused(monkeypatch):
-    monkeypatch.setattr(compiled, "INTERFACE_VERSION", -1)
+    monkeypatch.setattr(sources, "fingerprint", lambda: 0)
     with pytest.raises(compiled.MissingError, match="other sources"):
-        compiled.find()
+        compiled.load(compiled.built())
+
+
+def test_one_that_was_not_built_is_missing(monkeypatch):
+    monkeypatch.setattr(compiled, "MODULE", "metarl.kernels._no_such_module")
+    with pytest.raises(compiled.MissingError, match="not built"):
+        compiled.built()
+    monkeypatch.setattr(platform, "machine", lambda: "s390x")
+    with pytest.raises(compiled.MissingError, match="not for this processor"):
+        compiled.built()
+
+
+def test_any_change_of_the_sources_is_told(monkeypatch, tmp_path):
+    for path in (sources.MAIN, *sources.headers()):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(sources, "FOLDER", tmp_path)
+    monkeypatch.setattr(sources, "MAIN", tmp_path / "compiled.c")
+    before = sources.fingerprint()
+    for path in (sources.MAIN, *sources.headers()):
+        text = path.read_text()
+        path.write_text(text + " ")
+        assert sources.fingerprint() != before
+        path.write_text(text)
+    assert sources.fingerprint() == before
 
 
 def test_where_there_is_no_memory_is_an_error(monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.params import flatten
 from metarl.functional.pool import make_pool
-from metarl.kernels import compiled, gaussians, passes
+from metarl.kernels import compiled, gaussians, passes, sources
 
 BEST = compiled.LIBRARY
 INSTRUCTIONS = {"avx512": ("avx512", "avx2"), "avx2": ("avx2",), "neon": ("neon",)}
@@ -37,7 +39,7 @@ SHAPES = [
 
 @pytest.fixture(params=SETS)
 def kernels(request, monkeypatch):
-    chosen = None if request.param == "torch" else compiled.find(instructions=request.param)
+    chosen = None if request.param == "torch" else compiled.load(compiled.built(), request.param)
     monkeypatch.setattr(compiled, "LIBRARY", chosen)
     return request.param
 
@@ -256,10 +258,53 @@ def test_threads_and_what_is_kept_change_no_bit_at_the_size_of_a_half_cheetah(
 
 
 @pytest.mark.skipif(BEST is None, reason="needs the compiled library")
-def test_nothing_is_read_or_written_beyond_a_tensor():
-    script = Path(__file__).parent / "guarded.py"
+def test_tensors_that_it_cannot_take_are_refused():
+    """It would read other memory than theirs; whatever lies in another order is put in order, or refused."""
+    x, matrix = torch.ones(2, 5, 3), torch.ones(2, 4, 4)
+    expected = passes.layer(matrix, x)
+    strided = torch.ones(2, 3, 5).mT, torch.ones(2, 4, 8)[:, :, ::2]
+    assert torch.equal(passes.layer(strided[1], strided[0]), expected)
+    with pytest.raises(ValueError, match="layer: not one of 2 tasks' .* constants"):
+        passes.layer(matrix.double(), x)
+    with pytest.raises(ValueError, match="2 tasks"):
+        passes.layer(matrix[:1], x)
+    with pytest.raises(ValueError, match="constants"):
+        passes.layer(matrix.clone().requires_grad_(), x)
+    with torch.no_grad():
+        assert torch.equal(passes.layer(matrix.clone().requires_grad_(), x), expected)
+    with pytest.raises(ValueError, match="constants"):
+        BEST.call("layer", (5, 3, 4, 0), (x, matrix), (torch.ones(2, 4, 5).mT,))
+    network = passes.Network("relu", (torch.ones(2, 4, 5),), (x,))
+    with pytest.raises(ValueError, match="do not fit layers of sizes"):
+        passes.backward(network, torch.ones(2, 5, 4))
+
+
+def guarded(library: Path, **environment: str) -> None:
+    """Call everything with tensors between pages that nobody may touch."""
+    command = [sys.executable, Path(__file__).parent / "guarded.py", library, *SETS[1:]]
     done = subprocess.run(
-        [sys.executable, script, *SETS[1:]], capture_output=True, text=True, check=False
+        command, capture_output=True, text=True, check=False, env=os.environ | environment
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == list(SETS[1:])
+
+
+@pytest.mark.skipif(BEST is None, reason="needs the compiled library")
+def test_nothing_is_read_or_written_beyond_a_tensor():
+    guarded(compiled.built())
+
+
+@pytest.mark.skipif(BEST is None, reason="needs the compiled library")
+def test_nor_beyond_the_memory_of_its_own(tmp_path):
+    """By the compiler's own checks of every access, and of what C leaves undefined."""
+    run = partial(subprocess.run, capture_output=True, text=True, check=False)
+    there = {name: run(["gcc", f"-print-file-name=lib{name}.so"]) for name in ("asan", "ubsan")}
+    found = {name: done.stdout.strip() for name, done in there.items()}
+    if not all(Path(path).is_absolute() for path in found.values()):
+        pytest.skip("needs gcc with its sanitizers")
+    library = tmp_path / "checked.so"
+    checks = "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
+    mark = f"-DSOURCES={sources.fingerprint()}ULL"
+    built = run(["gcc", "-O1", *checks, mark, "-shared", "-fPIC", "-o", library, sources.MAIN])
+    assert built.returncode == 0, built.stderr
+    guarded(library, LD_PRELOAD=":".join(found.values()), ASAN_OPTIONS="detect_leaks=0")
