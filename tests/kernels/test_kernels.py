@@ -264,7 +264,7 @@ def test_tensors_that_it_cannot_take_are_refused():
     expected = passes.layer(matrix, x)
     strided = torch.ones(2, 3, 5).mT, torch.ones(2, 4, 8)[:, :, ::2]
     assert torch.equal(passes.layer(strided[1], strided[0]), expected)
-    with pytest.raises(ValueError, match="layer: not one of 2 tasks' .* constants"):
+    with pytest.raises(ValueError, match=r"layer: not one of 2 tasks' .* constants"):
         passes.layer(matrix.double(), x)
     with pytest.raises(ValueError, match="2 tasks"):
         passes.layer(matrix[:1], x)
