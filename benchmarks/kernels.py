@@ -101,8 +101,8 @@ def whole_passes(count: int, calls: int) -> list[dict[str, Any]]:
             new(states, layers[-1]),
         )
         moved = passes.forward_moved(network, matrices)
-        _, deltas, bends = passes.taped_backward(network, top)
-        along = matrices, deltas, bends, moved[:-1], top
+        _, carried = passes.taped_backward(network, top)
+        along = matrices, top, carried, moved[:-1], top
         each = [n * m for n, m in pairwise(layers)]
         ahead, hidden = sum(each), sum(each[1:])
         for what, work, factor in (

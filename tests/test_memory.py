@@ -218,9 +218,10 @@ def test_parts_of_a_wave_follow_each_other_where_memory_is_shared():
     problem.close()
 
 
-def test_a_task_takes_what_its_layers_say():
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_a_task_takes_what_its_layers_say(activation):
     """Numbers that are kept for each state of each wave, counted on paper in benchmarks/README.md."""
-    policy = support.make_policy("relu", (20, 100, 100, 6))
+    policy = support.make_policy(activation, (20, 100, 100, 6))
     theta = {name: value.float() for name, value in support.theta_of(policy).items()}
     batch = support.sample_batch(policy, support.theta_of(policy), 1, 0.1, 1, 10, 100)
     batch = torch.utils._pytree.tree_map(lambda leaf: leaf.float(), batch)

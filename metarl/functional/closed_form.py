@@ -58,7 +58,7 @@ def numbers_kept(sizes: Sequence[int], steps: int) -> int:
     """How many numbers :class:`Activations` have for each state of a wave, beside the episodes' own.
 
     Args:
-        sizes: of a ReLU policy, observation to action; with tanh the hidden units count once more for each step.
+        sizes: of the layers, observation to action.
             Of the estimators ``lvc`` and ``loaded_dice``; ``dice`` has one more in each step, ``reinforce`` one less.
         steps: inner steps.
     """

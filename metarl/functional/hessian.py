@@ -24,16 +24,16 @@ class Tape(NamedTuple):
 
     Attributes:
         forward: the forward pass.
-        deltas: δ_i, each ``[C, B, out]``.
-        bends: of :func:`metarl.kernels.passes.taped_backward`.
+        top: δ_{depth−1}, ``[C, B, A]``.
+        carried: W_iᵀ δ_i, of :func:`metarl.kernels.passes.taped_backward`.
         score: of the Gaussians.
         free: 1 where log σ is not below its bound, ``[C, A]``.
         coefficients: of the estimator's Hessian.
     """
 
     forward: Forward
-    deltas: tuple[Tensor, ...]
-    bends: tuple[Tensor, ...]
+    top: Tensor
+    carried: tuple[Tensor, ...]
     score: gaussians.Score
     free: Tensor
     coefficients: Coefficients
@@ -59,10 +59,10 @@ def taped_policy_gradient(
     )
     seen, unbounded = seen_actions(arch, episodes, passed), free(arch, params)
     top, log_std_gradient, score = gaussians.taped_likelihood(*seen, per_step)
-    found, deltas, bends = passes.taped_backward(passed.network, top)
+    found, carried = passes.taped_backward(passed.network, top)
     gradient = Layered(found, log_std_gradient * unbounded)
     coefficients = estimator.coefficients(episodes)
-    return gradient, Tape(passed, deltas, bends, score, unbounded, coefficients)
+    return gradient, Tape(passed, top, carried, score, unbounded, coefficients)
 
 
 def hessian_product(
@@ -85,7 +85,7 @@ def hessian_product(
     log_prob_moved = gaussians.log_prob_moved(tape.score, mean_moved, log_std_moved)
     at_steps = log_prob_moved.view(episodes.rewards.shape)
     weights_moved = estimator.hessian_product(at_steps, tape.coefficients).flatten(1)
-    given = tape.deltas[-1], weights_moved, mean_moved, log_std_moved
+    given = tape.top, weights_moved, mean_moved, log_std_moved
     top_moved, log_std_product = gaussians.likelihood_moved(tape.score, *given)
-    along = tangent.matrices, tape.deltas, tape.bends, moved, top_moved
+    along = tangent.matrices, tape.top, tape.carried, moved, top_moved
     return Layered(passes.backward_moved(network, *along), log_std_product * tape.free)

@@ -17,9 +17,6 @@
    tile. */
 #define STRIP 96
 
-/* What follows a product. */
-enum { NOTHING, RELU, SLOPE_OF_RELU, SLOPE_OF_TANH };
-
 #define JOINED(a, b, c) a##_##b##_##c
 #define NAMED(a, b, c) JOINED(a, b, c)
 #define NAME(function) NAMED(function, SET, REAL)

@@ -5,35 +5,31 @@
    of them. Inputs, their derivatives (moved) and deltas are [states, size]; matrices, tangents and what is shaped like
    them [out, in + 1], the bias last. */
 
-/* What follows a product: result = made, its relu, or a'(z) made + bend moved with a'(z) read off the output of a;
-   and unbent = -2 output made, where it is wanted. */
-static TARGET void NAME(follow)(long count, long size, long width, const REAL *made, int after, const REAL *output,
-                                const REAL *bend, const REAL *moved, REAL *result, REAL *unbent)
+/* result = a'(z) given, with a'(z) read off `output` = a(z), in rows of `width` numbers of which `size` count. */
+static TARGET void NAME(slope)(long count, long size, long width, int tanh, const REAL *given, const REAL *output,
+                               REAL *result)
 {
     /* Without padding a strip is one line. */
     const long lines = width == size ? 1 : count, length = width == size ? count * size : size;
-    for (long line = 0; line < lines; line++, made += width) {
-        const long at = line * size;
-        const REAL *h = output ? output + at : output;
-        REAL *to = result + at;
-        if (after == NOTHING)
-            memcpy(to, made, length * sizeof(REAL));
-        else if (after == RELU)
+    for (long line = 0; line < lines; line++, given += width, output += size, result += size)
+        if (tanh)
             for (long j = 0; j < length; j++)
-                to[j] = made[j] < 0 ? 0 : made[j];
-        else if (after == SLOPE_OF_RELU)
-            for (long j = 0; j < length; j++)
-                to[j] = h[j] <= 0 ? 0 : made[j];
-        else if (bend)
-            for (long j = 0; j < length; j++)
-                to[j] = made[j] * (1 - h[j] * h[j]) + bend[at + j] * moved[at + j];
+                result[j] = given[j] * (1 - output[j] * output[j]);
         else
             for (long j = 0; j < length; j++)
-                to[j] = made[j] * (1 - h[j] * h[j]);
-        if (unbent)
+                result[j] = output[j] <= 0 ? 0 : given[j];
+}
+
+/* result = given, or its relu, as above. */
+static TARGET void NAME(unpad)(long count, long size, long width, int relu, const REAL *given, REAL *result)
+{
+    const long lines = width == size ? 1 : count, length = width == size ? count * size : size;
+    for (long line = 0; line < lines; line++, given += width, result += size)
+        if (relu)
             for (long j = 0; j < length; j++)
-                unbent[at + j] = -2 * h[j] * made[j];
-    }
+                result[j] = given[j] < 0 ? 0 : given[j];
+        else
+            memcpy(result, given, length * sizeof(REAL));
 }
 
 /* The sums over the states of left right^T, and of left alone, which become one layer's gradient. The vectors run along
@@ -107,7 +103,7 @@ TARGET int NAME(layer)(const long *sizes, REAL *const *tensors)
         const long count = states - s < STRIP ? states - s : STRIP;
         const FACTORS of = {x + s * in, in, 1, panel, in};
         NAME(multiply)(count, width, of, start, 0, made);
-        NAME(follow)(count, out, width, made, sizes[3] ? RELU : NOTHING, 0, 0, 0, tensors[2] + s * out, 0);
+        NAME(unpad)(count, out, width, (int)sizes[3], made, tensors[2] + s * out);
     }
     free(panel);
     return 0;
@@ -129,7 +125,7 @@ TARGET int NAME(forward_moved)(const long *sizes, REAL *const *tensors)
     const long states = sizes[0], depth = sizes[1], *size = sizes + 3, widest = NAME(widest)(sizes);
     REAL *const *inputs = tensors, *const *matrices = inputs + depth, *const *tangents = matrices + depth;
     REAL *const *moved = tangents + depth;
-    const int slope = sizes[2] ? SLOPE_OF_TANH : SLOPE_OF_RELU;
+    const int tanh = (int)sizes[2];
     long numbers = STRIP * widest;
     for (long i = 0; i < depth; i++)
         numbers += (2 * size[i] + 1) * NAME(padded)(size[i + 1]);
@@ -159,8 +155,10 @@ TARGET int NAME(forward_moved)(const long *sizes, REAL *const *tensors)
                 const FACTORS carried = {moved[i - 1] + s * in, in, 1, second[i], in};
                 NAME(multiply)(count, width, carried, made, width, made);
             }
-            const REAL *output = i + 1 < depth ? inputs[i + 1] + s * out : 0;
-            NAME(follow)(count, out, width, made, output ? slope : NOTHING, output, 0, 0, moved[i] + s * out, 0);
+            if (i + 1 < depth)
+                NAME(slope)(count, out, width, tanh, made, inputs[i + 1] + s * out, moved[i] + s * out);
+            else
+                NAME(unpad)(count, out, width, 0, made, moved[i] + s * out);
         }
     }
     free(made);
@@ -171,14 +169,14 @@ TARGET int NAME(forward_moved)(const long *sizes, REAL *const *tensors)
 typedef struct {
     void *all;
     SUMS *sums;
-    REAL *zeros, *made, *below, *strip, *panels;
+    REAL *zeros, *made, *delta, *delta_moved, *strip, *panels;
 } BACKWARD;
 
 /* Of so many products a layer; `all` is NULL where there is no memory. */
 static TARGET BACKWARD NAME(begin)(const long *sizes, int products)
 {
     const long depth = sizes[1], *size = sizes + 3, widest = NAME(widest)(sizes);
-    long numbers = (3 * STRIP + 1) * widest;
+    long numbers = (4 * STRIP + 1) * widest;
     for (long i = 0; i < depth; i++)
         numbers += products * size[i + 1] * NAME(padded)(size[i]) + NAME(sums_size)(size[i + 1], size[i]);
     BACKWARD result = {.all = malloc(depth * sizeof(SUMS) + numbers * sizeof(REAL))};
@@ -187,8 +185,9 @@ static TARGET BACKWARD NAME(begin)(const long *sizes, int products)
     result.sums = result.all;
     result.zeros = (REAL *)(result.sums + depth);
     result.made = result.zeros + widest;
-    result.below = result.made + STRIP * widest;
-    result.strip = result.below + STRIP * widest;
+    result.delta = result.made + STRIP * widest;
+    result.delta_moved = result.delta + STRIP * widest;
+    result.strip = result.delta_moved + STRIP * widest;
     REAL *next = result.strip + STRIP * widest;
     memset(result.zeros, 0, widest * sizeof(REAL));
     for (long i = 0; i < depth; i++) {
@@ -207,15 +206,15 @@ static TARGET int NAME(end)(BACKWARD *pass, long depth, REAL *const *results)
     return 0;
 }
 
-/* tensors: inputs, matrices, the top delta; deltas below it, bends, gradients.
-   delta[i - 1] = a'(z) W_i^T delta[i], and gradient[i] = the sum of delta[i] [x_i 1]^T. Where deltas are NULL none is
-   kept; where bends are not, bend[i - 1] = -2 x_i W_i^T delta[i]. */
+/* tensors: inputs, matrices, the top delta; carried, gradients.
+   carried[i - 1] = W_i^T delta[i], delta[i - 1] = a'(z) carried[i - 1], and gradient[i] = the sum of delta[i] [x_i 1]^T.
+   Where carried is NULL it is not kept. */
 TARGET int NAME(backward)(const long *sizes, REAL *const *tensors)
 {
     const long states = sizes[0], depth = sizes[1], *size = sizes + 3;
     REAL *const *inputs = tensors, *const *matrices = inputs + depth, *const *top = matrices + depth;
-    REAL *const *deltas = top + 1, *const *bends = deltas + depth - 1, *const *gradients = bends + depth - 1;
-    const int slope = sizes[2] ? SLOPE_OF_TANH : SLOPE_OF_RELU;
+    REAL *const *carried = top + 1, *const *gradients = carried + depth - 1;
+    const int tanh = (int)sizes[2];
     BACKWARD pass = NAME(begin)(sizes, 1);
     if (!pass.all)
         return 1;
@@ -234,26 +233,27 @@ TARGET int NAME(backward)(const long *sizes, REAL *const *tensors)
             NAME(add)(&pass.sums[i], count, delta, x, 0, 0, pass.strip);
             const FACTORS of = {delta, out, 1, panels[i], out};
             NAME(multiply)(count, width, of, pass.zeros, 0, pass.made);
-            REAL *below = deltas[i - 1] ? deltas[i - 1] + s * in : pass.below;
-            REAL *bend = bends[i - 1] ? bends[i - 1] + s * in : 0;
-            NAME(follow)(count, in, width, pass.made, slope, x, 0, 0, below, bend);
-            delta = below;
+            if (carried[i - 1])
+                NAME(unpad)(count, in, width, 0, pass.made, carried[i - 1] + s * in);
+            NAME(slope)(count, in, width, tanh, pass.made, x, pass.delta);
+            delta = pass.delta;
         }
         NAME(add)(&pass.sums[0], count, delta, inputs[0] + s * size[0], 0, 0, pass.strip);
     }
     return NAME(end)(&pass, depth, gradients);
 }
 
-/* tensors: inputs, matrices, deltas, tangents, bends, moved, the top delta's derivative, products. The derivative of
-   backward along the tangents: delta_moved[i - 1] = a'(z) (T_i^T delta[i] + W_i^T delta_moved[i])
-   + bend[i - 1] moved[i - 1], and product[i] = the sum of delta_moved[i] [x_i 1]^T + delta[i] [moved[i - 1] 0]^T. */
+/* tensors: inputs, matrices, the top delta, carried, tangents, moved, the top delta's derivative; products. The derivative
+   of backward along the tangents: delta_moved[i - 1] = a'(z) (T_i^T delta[i] + W_i^T delta_moved[i])
+   + a''(z) carried[i - 1] z_moved, where for tanh a''(z) z_moved = -2 x_i moved[i - 1] and for relu 0,
+   and product[i] = the sum of delta_moved[i] [x_i 1]^T + delta[i] [moved[i - 1] 0]^T. */
 TARGET int NAME(backward_moved)(const long *sizes, REAL *const *tensors)
 {
     const long states = sizes[0], depth = sizes[1], *size = sizes + 3;
-    REAL *const *inputs = tensors, *const *matrices = inputs + depth, *const *deltas = matrices + depth;
-    REAL *const *tangents = deltas + depth, *const *bends = tangents + depth, *const *moved = bends + depth - 1;
-    REAL *const *top = moved + depth - 1, *const *products = top + 1;
-    const int slope = sizes[2] ? SLOPE_OF_TANH : SLOPE_OF_RELU;
+    REAL *const *inputs = tensors, *const *matrices = inputs + depth, *const *top = matrices + depth;
+    REAL *const *carried = top + 1, *const *tangents = carried + depth - 1, *const *moved = tangents + depth;
+    REAL *const *top_moved = moved + depth - 1, *const *products = top_moved + 1;
+    const int tanh = (int)sizes[2];
     BACKWARD pass = NAME(begin)(sizes, 2);
     if (!pass.all)
         return 1;
@@ -267,18 +267,21 @@ TARGET int NAME(backward_moved)(const long *sizes, REAL *const *tensors)
     }
     for (long s = 0; s < states; s += STRIP) {
         const long count = states - s < STRIP ? states - s : STRIP;
-        const REAL *delta_moved = *top + s * size[depth];
+        const REAL *delta = *top + s * size[depth], *delta_moved = *top_moved + s * size[depth];
         for (long i = depth - 1; i > 0; i--) {
             const long in = size[i], out = size[i + 1], width = NAME(padded)(in);
-            const REAL *x = inputs[i] + s * in, *x_moved = moved[i - 1] + s * in, *delta = deltas[i] + s * out;
+            const REAL *x = inputs[i] + s * in, *x_moved = moved[i - 1] + s * in, *back = carried[i - 1] + s * in;
             NAME(add)(&pass.sums[i], count, delta_moved, x, delta, x_moved, pass.strip);
             const FACTORS direct = {delta, out, 1, panels[i], out};
             const FACTORS carried = {delta_moved, out, 1, panels[i] + out * width, out};
             NAME(multiply)(count, width, direct, pass.zeros, 0, pass.made);
             NAME(multiply)(count, width, carried, pass.made, width, pass.made);
-            const REAL *bend = bends[i - 1] ? bends[i - 1] + s * in : 0;
-            NAME(follow)(count, in, width, pass.made, slope, x, bend, x_moved, pass.below, 0);
-            delta_moved = pass.below;
+            NAME(slope)(count, in, width, tanh, pass.made, x, pass.delta_moved);
+            for (long j = 0; tanh && j < count * in; j++)
+                pass.delta_moved[j] -= 2 * x[j] * back[j] * x_moved[j];
+            NAME(slope)(count, in, in, tanh, back, x, pass.delta);
+            delta = pass.delta;
+            delta_moved = pass.delta_moved;
         }
         NAME(add)(&pass.sums[0], count, delta_moved, inputs[0] + s * size[0], 0, 0, pass.strip);
     }

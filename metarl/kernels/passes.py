@@ -77,7 +77,7 @@ def forward_moved(network: Network, tangents: Tensors) -> Tensors:
         z = _affine(tangent, x)
         if found:
             z.baddbmm_(found[-1], matrices[i][:, :, :-1].mT)
-        found.append(z if i + 1 == len(matrices) else _through(activation, z, inputs[i + 1]))
+        found.append(z if i + 1 == len(matrices) else _slope(activation, z, inputs[i + 1]))
     return tuple(found)
 
 
@@ -88,66 +88,61 @@ def backward(network: Network, top: Tensor) -> Tensors:
         network: the network.
         top: δ_{depth−1}, ``[C, B, out]``.
     """
-    depth = len(network.matrices)
     if library := serving(top):
         gradients, given = _rooms(network.matrices), (*network.inputs, *network.matrices, top)
-        library.call("backward", network.sizes(), given, (*(None,) * 2 * (depth - 1), *gradients))
+        nothing = (None,) * (len(network.matrices) - 1)
+        library.call("backward", network.sizes(), given, (*nothing, *gradients))
         return gradients
-    return _backward(network, top, bent=False)[0]
+    return _backward(network, top)[0]
 
 
-def taped_backward(network: Network, top: Tensor) -> tuple[Tensors, Tensors, Tensors]:
-    """:func:`backward`, to the same bits, and what :func:`backward_moved` needs.
-
-    Returns:
-        The gradients; all δ_i; and for tanh the bends −2 x_i ⊙ W_iᵀ δ_i at i = 1 .. depth−1, which ẋ_i is multiplied
-        with, as a''(z) ż = −2 a(z) ẋ. For relu, whose a'' is zero, there are none.
-    """
+def taped_backward(network: Network, top: Tensor) -> tuple[Tensors, Tensors]:
+    """:func:`backward`, to the same bits, and W_iᵀ δ_i ``[C, B, in]`` of i = 1 .. depth−1: for :func:`backward_moved`."""
     if library := serving(top):
-        gradients, hidden = _rooms(network.matrices), network.inputs[1:]
-        given, deltas = (*network.inputs, *network.matrices, top), _rooms(hidden)
-        bends = _rooms(hidden) if network.activation == "tanh" else ()
-        made = *deltas, *(bends or (None,) * len(hidden)), *gradients
-        library.call("backward", network.sizes(), given, made)
-        return gradients, (*deltas, top), bends
-    return _backward(network, top, bent=network.activation == "tanh")
+        gradients, carried = _rooms(network.matrices), _rooms(network.inputs[1:])
+        given = *network.inputs, *network.matrices, top
+        library.call("backward", network.sizes(), given, (*carried, *gradients))
+        return gradients, carried
+    return _backward(network, top)
 
 
 def backward_moved(
     network: Network,
     tangents: Tensors,
-    deltas: Tensors,
-    bends: Tensors,
+    top: Tensor,
+    carried: Tensors,
     moved: Sequence[Tensor],
     top_moved: Tensor,
 ) -> Tensors:
     """How every gradient moves: Σ_b δ̇_i [x_i 1]ᵀ + δ_i [ẋ_i 0]ᵀ.
 
-    With δ̇_{i−1} = a'(z_{i−1}) ⊙ (Ẇ_iᵀ δ_i + W_iᵀ δ̇_i) + bend_i ⊙ ẋ_i.
+    With δ̇_{i−1} = a'(z_{i−1}) ⊙ (Ẇ_iᵀ δ_i + W_iᵀ δ̇_i) + a''(z_{i−1}) ⊙ ż_{i−1} ⊙ W_iᵀ δ_i, where for tanh
+    a''(z) ż = −2 x_i ẋ_i, and for relu a'' = 0.
 
     Args:
         network: the network.
         tangents: Ṁ_i.
-        deltas: δ_i.
-        bends: of :func:`taped_backward`.
+        top: δ_{depth−1}.
+        carried: W_iᵀ δ_i, of :func:`taped_backward`.
         moved: ẋ_1 .. ẋ_{depth−1}.
         top_moved: δ̇_{depth−1}.
     """
     activation, matrices, inputs = network
     if library := serving(top_moved):
-        products, none = _rooms(matrices), (None,) * len(moved)
-        given = *inputs, *matrices, *deltas, *tangents, *(bends or none), *moved, top_moved
+        products = _rooms(matrices)
+        given = *inputs, *matrices, top, *carried, *tangents, *moved, top_moved
         library.call("backward_moved", network.sizes(), given, products)
         return products
-    delta_moved, found = top_moved, []
+    delta, delta_moved, found = top, top_moved, []
     for i in reversed(range(1, len(matrices))):
-        found.append(_gradient(delta_moved, inputs[i]))
-        found[-1][:, :, :-1].baddbmm_(deltas[i].mT, moved[i - 1])
-        below = torch.bmm(deltas[i], tangents[i][:, :, :-1])
+        x, x_moved, back = inputs[i], moved[i - 1], carried[i - 1]
+        found.append(_gradient(delta_moved, x))
+        found[-1][:, :, :-1].baddbmm_(delta.mT, x_moved)
+        below = torch.bmm(delta, tangents[i][:, :, :-1])
         below.baddbmm_(delta_moved, matrices[i][:, :, :-1])
-        delta_moved = _through(activation, below, inputs[i])
-        if bends:
-            delta_moved.addcmul_(bends[i - 1], moved[i - 1])
+        delta, delta_moved = _slope(activation, back, x), _slope(activation, below, x)
+        if activation == "tanh":
+            delta_moved.addcmul_(x * back, x_moved, value=-2.0)
     return _gradient(delta_moved, inputs[0]), *reversed(found)
 
 
@@ -160,16 +155,13 @@ def _top_of(network: Network) -> Tensor:
     return last.new_empty(*last.shape[:2], network.matrices[-1].shape[1])
 
 
-def _backward(network: Network, top: Tensor, bent: bool) -> tuple[Tensors, Tensors, Tensors]:
-    deltas: list[Tensor] = [top]
-    bends: list[Tensor] = []
+def _backward(network: Network, top: Tensor) -> tuple[Tensors, Tensors]:
+    delta, gradients, carried = top, [], []
     for i in reversed(range(1, len(network.matrices))):
-        below, x = torch.bmm(deltas[0], network.matrices[i][:, :, :-1]), network.inputs[i]
-        if bent:
-            bends.insert(0, (x * below).mul_(-2.0))
-        deltas.insert(0, _through(network.activation, below, x))
-    gradients = tuple(map(_gradient, deltas, network.inputs))
-    return gradients, tuple(deltas), tuple(bends)
+        gradients.insert(0, _gradient(delta, network.inputs[i]))
+        carried.insert(0, torch.bmm(delta, network.matrices[i][:, :, :-1]))
+        delta = _slope(network.activation, carried[0], network.inputs[i])
+    return (_gradient(delta, network.inputs[0]), *gradients), tuple(carried)
 
 
 def _affine(matrix: Tensor, x: Tensor) -> Tensor:
@@ -191,8 +183,8 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": 
 """Activations that write over what they are given. NumPy's tanh takes a twelfth of the time of torch's on a CPU."""
 
 
-def _through(activation: str, z: Tensor, output: Tensor) -> Tensor:
-    """a'(z) ⊙ ``z``, over it, with a'(z) read off the output a(z)."""
+def _slope(activation: str, z: Tensor, output: Tensor) -> Tensor:
+    """a'(z) ⊙ ``z``, with a'(z) read off the output a(z)."""
     if activation == "relu":
-        return torch.ops.aten.threshold_backward.grad_input(z, output, 0.0, grad_input=z)
-    return torch.ops.aten.tanh_backward.grad_input(z, output, grad_input=z)
+        return torch.ops.aten.threshold_backward(z, output, 0.0)
+    return torch.ops.aten.tanh_backward(z, output)
