@@ -2,13 +2,12 @@
 
    A task has some thousand states of some dozen numbers. At that size a BLAS spends much of its time on packing for any
    shape, and the passes over the results that follow a product take as long as the product itself. Here the states are
-   the rows of every matrix as they lie in memory, two products are summed before anything is written, and what follows
-   is done while the numbers are in the first-level cache. No function knows of Python, so that threads run side by
-   side.
+   the rows of every matrix as they lie in memory, a strip of them goes through all layers at a time, and what follows a
+   product is done while its numbers are in the caches. No function knows of Python, so that threads run side by side.
 
    Sums are taken in an order that follows from the sizes alone: the same bits at any number of threads. A function
-   takes its sizes and the addresses of its tensors, in the order that its comment has, those that it writes last; it returns 0, or 1 where there is
-   no memory. */
+   takes its sizes and the addresses of its tensors, in the order that its comment has, those that it writes last; it
+   returns 0, or 1 where there is no memory. */
 
 #include <stdlib.h>
 #include <string.h>

@@ -243,10 +243,10 @@ TARGET int NAME(backward)(const long *sizes, REAL *const *tensors)
     return NAME(end)(&pass, depth, gradients);
 }
 
-/* tensors: inputs, matrices, the top delta, carried, tangents, moved, the top delta's derivative; products. The derivative
-   of backward along the tangents: delta_moved[i - 1] = a'(z) (T_i^T delta[i] + W_i^T delta_moved[i])
-   + a''(z) carried[i - 1] z_moved, where for tanh a''(z) z_moved = -2 x_i moved[i - 1] and for relu 0,
-   and product[i] = the sum of delta_moved[i] [x_i 1]^T + delta[i] [moved[i - 1] 0]^T. */
+/* tensors: inputs, matrices, the top delta, carried, tangents, moved, the top delta's derivative; products.
+   The derivative of backward along the tangents: delta_moved[i - 1] = a'(z) (T_i^T delta[i] + W_i^T delta_moved[i])
+   + a''(z) z_moved carried[i - 1], where for tanh a''(z) z_moved = -2 x_i moved[i - 1] and for relu 0, and
+   product[i] = the sum of delta_moved[i] [x_i 1]^T + delta[i] [moved[i - 1] 0]^T. */
 TARGET int NAME(backward_moved)(const long *sizes, REAL *const *tensors)
 {
     const long states = sizes[0], depth = sizes[1], *size = sizes + 3;

@@ -97,7 +97,7 @@ def backward(network: Network, top: Tensor) -> Tensors:
 
 
 def taped_backward(network: Network, top: Tensor) -> tuple[Tensors, Tensors]:
-    """:func:`backward`, to the same bits, and W_iᵀ δ_i ``[C, B, in]`` of i = 1 .. depth−1: for :func:`backward_moved`."""
+    """:func:`backward`, to the same bits, and all W_iᵀ δ_i but the lowest, ``[C, B, in]``, for the next function."""
     if library := serving(top):
         gradients, carried = _rooms(network.matrices), _rooms(network.inputs[1:])
         given = *network.inputs, *network.matrices, top
@@ -156,7 +156,9 @@ def _top_of(network: Network) -> Tensor:
 
 
 def _backward(network: Network, top: Tensor) -> tuple[Tensors, Tensors]:
-    delta, gradients, carried = top, [], []
+    delta = top
+    gradients: list[Tensor] = []
+    carried: list[Tensor] = []
     for i in reversed(range(1, len(network.matrices))):
         gradients.insert(0, _gradient(delta, network.inputs[i]))
         carried.insert(0, torch.bmm(delta, network.matrices[i][:, :, :-1]))
