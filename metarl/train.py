@@ -256,7 +256,7 @@ def slow_kernels(training: Training) -> str:
     if training.device != "cpu" or not closed or compiled.MISSING in {"", compiled.UNSUITED}:
         return ""
     return (
-        f"metarl's compiled kernels are {compiled.MISSING}: updates take two to three times as long; "
+        f"metarl's compiled kernels are {compiled.MISSING}: updates take longer than they need to; "
         "python -m metarl.doctor says what to do"
     )
 

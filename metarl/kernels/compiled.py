@@ -127,8 +127,10 @@ def load(path: Path, instructions: str | None = None) -> Library:
         library = ctypes.CDLL(str(path))
         library.sources.restype, library.instructions.restype = ctypes.c_ulonglong, ctypes.c_char_p
         own, best = library.sources(), library.instructions().decode()
-    except (OSError, AttributeError) as error:
+    except OSError as error:
         raise MissingError("built for another kind of machine, or not at all") from error
+    except AttributeError as error:
+        raise MissingError("built from other sources") from error
     if own != sources.fingerprint():
         raise MissingError("built from other sources")
     if not best:

@@ -279,7 +279,7 @@ def test_tensors_that_it_cannot_take_are_refused():
 
 
 def guarded(library: Path, **environment: str) -> None:
-    """Call everything with tensors between pages that nobody may touch."""
+    """Call everything with tensors that end at a page that nobody may touch."""
     command = [sys.executable, Path(__file__).parent / "guarded.py", library, *SETS[1:]]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | environment
