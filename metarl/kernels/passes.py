@@ -68,6 +68,7 @@ def forward_moved(network: Network, tangents: Tensors) -> Tensors:
         tangents: Ṁ_i.
     """
     activation, matrices, inputs = network
+    _fit(tangents, matrices)
     if library := serving(inputs[0]):
         moved = *_rooms(inputs[1:]), _top_of(network)
         library.call("forward_moved", network.sizes(), (*inputs, *matrices, *tangents), moved)
@@ -128,6 +129,7 @@ def backward_moved(
         top_moved: δ̇_{depth−1}.
     """
     activation, matrices, inputs = network
+    _fit((*tangents, *carried, *moved, top_moved), (*matrices, *inputs[1:], *inputs[1:], top))
     if library := serving(top_moved):
         products = _rooms(matrices)
         given = *inputs, *matrices, top, *carried, *tangents, *moved, top_moved
@@ -144,6 +146,12 @@ def backward_moved(
         if activation == "tanh":
             delta_moved.addcmul_(x * back, x_moved, value=-2.0)
     return _gradient(delta_moved, inputs[0]), *reversed(found)
+
+
+def _fit(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    shapes, wanted = ([tuple(each.shape) for each in tensors] for tensors in (found, expected))
+    if shapes != wanted:
+        raise ValueError(f"tensors of shapes {shapes} where a network needs {wanted}")
 
 
 def _rooms(tensors: Sequence[Tensor]) -> Tensors:

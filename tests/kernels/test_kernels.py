@@ -278,6 +278,23 @@ def test_tensors_that_it_cannot_take_are_refused():
         passes.backward(network, torch.ones(2, 5, 4))
 
 
+def test_directions_that_do_not_fit_the_network_are_refused(kernels):
+    case = Case(1, 5, (4, 3, 3, 2), "tanh")
+    network, tangents = case.network(torch.float64), tuple(case.tangents)
+    moved = passes.forward_moved(network, tangents)
+    _, carried = passes.taped_backward(network, case.top)
+    with pytest.raises(ValueError, match="where a network needs"):
+        passes.forward_moved(network, tangents[:-1])
+    for given in (
+        (tangents[:-1], case.top, carried, moved[:-1], case.top_moved),
+        (tangents, case.top, carried[:-1], moved[:-1], case.top_moved),
+        (tangents, case.top, carried, moved, case.top_moved),
+        (tangents, case.top, carried, moved[:-1], case.top_moved[:, 1:]),
+    ):
+        with pytest.raises(ValueError, match="where a network needs"):
+            passes.backward_moved(network, *given)
+
+
 def guarded(library: Path, **environment: str) -> None:
     """Call everything with tensors that end at a page that nobody may touch."""
     command = [sys.executable, Path(__file__).parent / "guarded.py", library, *SETS[1:]]
