@@ -115,9 +115,7 @@ def _make_supervised(settings: ExamplesConfig, device: str, threads: int) -> Pro
     source, compares = _source(settings), isinstance(settings, EmbeddingConfig)
     outputs = None if compares else source.outputs
     make_network = _network(settings.network, source.input_shape, outputs)
-    learner = _learner(settings, source, make_network(_any_generator()))
-    # One task's convolutions fill the cache of a core, and a cell has much to remember of every parameter; small
-    # matrices are worth stacking.
+    # A task's convolutions fill a core's cache, a cell remembers much of every parameter; small matrices are stacked.
     convolves = settings.network.kind == "conv" and device == "cpu"
     if convolves:
         keep_freed_memory()
@@ -127,7 +125,7 @@ def _make_supervised(settings: ExamplesConfig, device: str, threads: int) -> Pro
         source,
         make_network,
         source.loss,
-        learner,
+        _learner(settings, source, make_network(_any_generator())),
         tasks_at_once,
         device,
         threads,

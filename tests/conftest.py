@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-NAMES = "oracles", "support", "pairs", "native_target", "folders", "allocations", "launching"
+NAMES = "oracles", "support", "pairs", "instruction_sets", "native_target"
+NAMES += "folders", "allocations", "launching"
 for _name in NAMES:
     _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
     sys.modules[_name] = importlib.util.module_from_spec(_spec)

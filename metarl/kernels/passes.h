@@ -273,13 +273,14 @@ TARGET int NAME(backward_moved)(const long *sizes, REAL *const *tensors)
             const REAL *x = inputs[i] + s * in, *x_moved = moved[i - 1] + s * in, *back = carried[i - 1] + s * in;
             NAME(add)(&pass.sums[i], count, delta_moved, x, delta, x_moved, pass.strip);
             const FACTORS direct = {delta, out, 1, panels[i], out};
-            const FACTORS carried = {delta_moved, out, 1, panels[i] + out * width, out};
+            const FACTORS through = {delta_moved, out, 1, panels[i] + out * width, out};
             NAME(multiply)(count, width, direct, pass.zeros, 0, pass.made);
-            NAME(multiply)(count, width, carried, pass.made, width, pass.made);
+            NAME(multiply)(count, width, through, pass.made, width, pass.made);
             NAME(slope)(count, in, width, tanh, pass.made, x, pass.delta_moved);
             for (long j = 0; tanh && j < count * in; j++)
                 pass.delta_moved[j] -= 2 * x[j] * back[j] * x_moved[j];
-            NAME(slope)(count, in, in, tanh, back, x, pass.delta);
+            if (i > 1) /* below, the delta itself is not asked for */
+                NAME(slope)(count, in, in, tanh, back, x, pass.delta);
             delta = pass.delta;
             delta_moved = pass.delta_moved;
         }
