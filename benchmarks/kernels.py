@@ -23,7 +23,7 @@ from metarl.resources import keep_freed_memory
 COMPILED, TORCH, NUMPY = "compiled", "torch", "NumPy"
 SQUARE = matmul.SGEMM_SIZE
 STATES = {"paper": 4000, "gym": 2000}
-LAYERS = {"paper": (20, 100, 100, 6), "gym": (20, 64, 64, 6)}
+LAYERS = {"paper": (20, 100, 100, 6), "gym": (17, 64, 64, 6)}
 ACTIVATIONS = {"paper": "relu", "gym": "tanh"}
 
 
