@@ -52,16 +52,18 @@ def split(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def growth(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One setting after another away from the configured size, with the most threads."""
+    """One setting after another away from the configured size, by number of threads."""
     rows = []
-    for key, values in (QUICK_GROWTH if options.quick else GROWTH).items():
-        for value in values:
-            given = [f"threads={max(options.threads)}", f"seed={options.seed}", f"{key}={value}"]
+    grown = QUICK_GROWTH if options.quick else GROWTH
+    for key, value in ((key, value) for key, values in grown.items() for value in values):
+        for threads in options.threads:
+            given = [f"threads={threads}", f"seed={options.seed}", f"{key}={value}"]
             found = children.measure(preset, options.quick, given, options.rounds)
             spent = found.pop("stages")
             update = sum(spent[name] for name in stages.STAGES[3:])
-            row = {"preset": preset, "setting": key, "value": str(value), "update": update}
-            rows.append(row | {"sampling": spent["sampling"]} | found | {"stages": spent})
+            row = {"preset": preset, "setting": key, "value": str(value), "threads": threads}
+            row |= {"sampling": spent["sampling"], "update": update}
+            rows.append(row | found | {"stages": spent})
     return rows
 
 
@@ -128,39 +130,43 @@ def against_published(preset: str, options: argparse.Namespace) -> list[dict[str
         taken[f"published, {count} torch threads"] = [
             rounds.Timing(a.wall + b.wall, a.cpu + b.cpu) for a, b in parts
         ]
-    base = taken[OURS]
-    return [
-        {"preset": preset, "threads": threads, "what": name}
-        | {"wall [s]": rounds.median(rounds.walls(each))}
-        | {"cpu [s]": rounds.median(rounds.cpus(each))}
-        | {"wall / ours": rounds.ratio(rounds.walls(each), rounds.walls(base))}
-        | {"cpu / ours": rounds.ratio(rounds.cpus(each), rounds.cpus(base))}
-        | {"timings": each}
-        for name, each in taken.items()
-    ]
+    rows = []
+    for name, each in taken.items():
+        row: dict[str, Any] = {"preset": preset, "threads": threads, "what": name}
+        for unit, read in (("wall", rounds.walls), ("cpu", rounds.cpus)):
+            row[f"{unit} [s]"] = rounds.median(read(each))
+            for own, short in ((OURS, "ours"), (PLAIN, "plain")):
+                row[f"{unit} / {short}"] = rounds.ratio(read(each), read(taken[own]))
+        rows.append(row | {"timings": each})
+    return rows
 
 
 def approximations(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """What leaving exactness, or single precision, changes of an outer step's time: trainings side by side."""
-    threads = max(options.threads)
-    given = [f"threads={threads}", f"seed={options.seed}"]
-    trainings = {
-        name: Training(sizes.settings_of(preset, options.quick, [*given, *changes]))
-        for name, changes in APPROXIMATIONS.items()
-    }
-    taken: dict[str, list[float]] = {name: [] for name in trainings}
-    for _ in range(1 + options.rounds):
-        for name, training in trainings.items():
-            taken[name].append(meta_iteration(training)["time/outer"])
-    for training in trainings.values():
-        training.__exit__()
-    base = taken["as it is"][1:]
-    return [
-        {"preset": preset, "threads": threads, "setting": name}
-        | {"outer step [s]": rounds.median(each[1:]), "x as it is": rounds.ratio(each[1:], base)}
-        | {"seconds": each[1:]}
-        for name, each in taken.items()
-    ]
+    """What leaving exactness, or double precision, changes of an outer step's time: trainings side by side."""
+    rows = []
+    for threads in options.threads:
+        given = [f"threads={threads}", f"seed={options.seed}"]
+        trainings = {
+            name: Training(sizes.settings_of(preset, options.quick, [*given, *changes]))
+            for name, changes in APPROXIMATIONS.items()
+        }
+        taken: dict[str, list[float]] = {name: [] for name in trainings}
+        for _ in range(1 + options.rounds):
+            for name, training in trainings.items():
+                taken[name].append(meta_iteration(training)["time/outer"])
+        for training in trainings.values():
+            training.__exit__()
+        base = taken["as it is"][1:]
+        rows += [
+            {"preset": preset, "threads": threads, "setting": name}
+            | {
+                "outer step [s]": rounds.median(each[1:]),
+                "x as it is": rounds.ratio(each[1:], base),
+            }
+            | {"seconds": each[1:]}
+            for name, each in taken.items()
+        ]
+    return rows
 
 
 def main() -> None:
@@ -168,6 +174,9 @@ def main() -> None:
     report = Report("iteration", options)
     torch.set_num_threads(1)
     memory = ("peak MiB", "before MiB")
+    compared = [
+        f"{unit} {what}" for what in ("[s]", "/ ours", "/ plain") for unit in ("wall", "cpu")
+    ]
     parts: dict[str, Part] = {
         "split": (
             "Seconds by stage",
@@ -177,12 +186,12 @@ def main() -> None:
         "growth": (
             "Growth",
             growth,
-            ("preset", "setting", "value", "seconds", "sampling", "update", *memory),
+            ("preset", "setting", "value", "threads", "seconds", "sampling", "update", *memory),
         ),
         "published": (
             "Against the published way",
             against_published,
-            ("preset", "threads", "what", "wall [s]", "cpu [s]", "wall / ours", "cpu / ours"),
+            ("preset", "threads", "what", *compared),
         ),
         "approximations": (
             "Without exactness, and with more of it",
