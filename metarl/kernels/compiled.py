@@ -55,7 +55,7 @@ class Library(NamedTuple):
 
         Args:
             name: of the function.
-            sizes: as the function's comment says; shapes are the caller's to see to.
+            sizes: as the function's comment says; shapes are the caller's to see to, by :func:`fit`.
             given: the tensors that it reads, ``[C, ...]``, the first of them not None.
             made: those that it writes, by :func:`room_like`; they come after the others in its comment.
 
@@ -121,7 +121,7 @@ def load(path: Path, instructions: str | None = None) -> Library:
         instructions: the set to take of those that the processor has; None: the best.
 
     Raises:
-        MissingError: it is none, not for this processor, or from other sources than these.
+        MissingError: it is none, not for this processor, from other sources than these, or these are not there.
     """
     try:
         library = ctypes.CDLL(str(path))
@@ -131,7 +131,13 @@ def load(path: Path, instructions: str | None = None) -> Library:
         raise MissingError("built for another kind of machine, or not at all") from error
     except AttributeError as error:
         raise MissingError("built from other sources") from error
-    if own != sources.fingerprint():
+    try:
+        expected = sources.fingerprint()
+    except OSError as error:
+        raise MissingError(
+            "without their sources, which would tell whether they are theirs"
+        ) from error
+    if own != expected:
         raise MissingError("built from other sources")
     if not best:
         raise MissingError(UNSUITED)
@@ -153,6 +159,17 @@ def _found() -> tuple[Library | None, str]:
 LIBRARY, MISSING = _found()
 """The library, or None and why."""
 NAME = LIBRARY.instructions if LIBRARY else "torch"
+
+
+def fit(name: str, found: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Whether tensors have the shapes that the sizes of a call promise.
+
+    Raises:
+        ValueError: they do not; it names what is called.
+    """
+    there = [tuple(each.shape) for each in found]
+    if there != (needed := [tuple(each) for each in shapes]):
+        raise ValueError(f"{name}: tensors of shapes {there} where {needed} are needed")
 
 
 def room_like(tensor: Tensor) -> Tensor:

@@ -52,6 +52,14 @@ def test_one_of_other_sources_is_refused(monkeypatch):
         compiled.load(compiled.built())
 
 
+@pytest.mark.skipif(compiled.LIBRARY is None, reason="needs the compiled library")
+def test_one_without_its_sources_is_refused(monkeypatch, tmp_path):
+    """As in a package that left them out: nothing tells whether it is theirs."""
+    monkeypatch.setattr(sources, "MAIN", tmp_path / "compiled.c")
+    with pytest.raises(compiled.MissingError, match="without their sources"):
+        compiled.load(compiled.built())
+
+
 def test_one_that_was_not_built_is_missing(monkeypatch):
     monkeypatch.setattr(compiled, "MODULE", "metarl.kernels._no_such_module")
     with pytest.raises(compiled.MissingError, match="not built"):

@@ -259,7 +259,7 @@ def test_tensors_that_it_cannot_take_are_refused():
     with pytest.raises(ValueError, match=r"layer: not one of 2 tasks' .* constants"):
         passes.layer(matrix.double(), x)
     with pytest.raises(ValueError, match="2 tasks"):
-        passes.layer(matrix[:1], x)
+        BEST.call("layer", (5, 3, 4, 0), (x, matrix[:1]), (torch.ones(2, 5, 4),))
     with pytest.raises(ValueError, match="constants"):
         passes.layer(matrix.clone().requires_grad_(), x)
     with torch.no_grad():
@@ -276,7 +276,7 @@ def test_directions_that_do_not_fit_the_network_are_refused(kernels):
     network, tangents = case.network(torch.float64), tuple(case.tangents)
     moved = passes.forward_moved(network, tangents)
     _, carried = passes.taped_backward(network, case.top)
-    with pytest.raises(ValueError, match="where a network needs"):
+    with pytest.raises(ValueError, match=r"forward_moved: tensors of shapes .* are needed"):
         passes.forward_moved(network, tangents[:-1])
     for given in (
         (tangents[:-1], case.top, carried, moved[:-1], case.top_moved),
@@ -284,5 +284,40 @@ def test_directions_that_do_not_fit_the_network_are_refused(kernels):
         (tangents, case.top, carried, moved, case.top_moved),
         (tangents, case.top, carried, moved[:-1], case.top_moved[:, 1:]),
     ):
-        with pytest.raises(ValueError, match="where a network needs"):
+        with pytest.raises(ValueError, match=r"backward_moved: tensors of shapes .* are needed"):
             passes.backward_moved(network, *given)
+    for back in (passes.backward, passes.taped_backward):
+        with pytest.raises(ValueError, match=r"backward: tensors of shapes .* are needed"):
+            back(network, case.top[:, 1:])
+    with pytest.raises(ValueError, match="different numbers of tasks or states"):
+        passes.backward(
+            network._replace(inputs=(network.inputs[0][:, 1:], *network.inputs[1:])), case.top
+        )
+
+
+def test_layers_and_gaussians_that_do_not_fit_their_states_are_refused(kernels):
+    x, mean, by_state, std = (
+        torch.ones(2, 5, 3),
+        torch.ones(2, 5, 4),
+        torch.ones(2, 5),
+        torch.ones(2, 4),
+    )
+    for matrix in (torch.ones(2, 4, 3), torch.ones(1, 4, 4)):
+        with pytest.raises(
+            ValueError, match=r"layer: tensors of shapes .* where \[\(2, 4, 4\)\] are needed"
+        ):
+            passes.layer(matrix, x)
+    score = gaussians.taped_likelihood(mean, mean, std, by_state)[2]
+    calls = {
+        gaussians.likelihood: (mean, mean, std, by_state),
+        gaussians.taped_likelihood: (mean, mean, std, by_state),
+        gaussians.compared: (mean, mean, std, mean, std),
+        gaussians.log_prob_moved: (score, mean, std),
+        gaussians.likelihood_moved: (score, mean, by_state, mean, std),
+    }
+    for call, given in calls.items():
+        call(*given)
+        for index, each in enumerate(given):
+            if isinstance(each, torch.Tensor):
+                with pytest.raises(ValueError, match=f"{call.__name__}: tensors of shapes"):
+                    call(*given[:index], each[:, 1:], *given[index + 1 :])
