@@ -7,7 +7,7 @@ a Hessian-vector product is made of, by torch and compiled; and a tanh, by torch
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import matmul, rounds
+from measuring.fallback import without_library
 from measuring.report import Report, parser
 
 from metarl.kernels import compiled, passes
@@ -25,17 +26,6 @@ SQUARE = matmul.SGEMM_SIZE
 STATES = {"paper": 4000, "gym": 2000}
 LAYERS = {"paper": (20, 100, 100, 6), "gym": (17, 64, 64, 6)}
 ACTIVATIONS = {"paper": "relu", "gym": "tanh"}
-
-
-def without(work: Callable[[], object]) -> Callable[[], object]:
-    """``work`` as it is where nothing was compiled."""
-
-    def run() -> None:
-        library, compiled.LIBRARY = compiled.LIBRARY, None
-        work()
-        compiled.LIBRARY = library
-
-    return run
 
 
 def timed(
@@ -57,7 +47,7 @@ def timed(
     return row | {"walls": walls}
 
 
-def products(count: int, calls: int) -> list[dict[str, Any]]:
+def products(presets: Sequence[str], count: int, calls: int) -> list[dict[str, Any]]:
     """Every library on each layer forward, and on its gradient."""
     libraries, rows = matmul.libraries(), []
     two = next(iter(libraries)), COMPILED
@@ -67,8 +57,8 @@ def products(count: int, calls: int) -> list[dict[str, Any]]:
     rows.append(
         {"what": "square", "rows x sum x columns": f"{SQUARE} x {SQUARE} x {SQUARE}"} | measured
     )
-    for preset, layers in LAYERS.items():
-        states = STATES[preset]
+    for preset in presets:
+        layers, states = LAYERS[preset], STATES[preset]
         for n, m in pairwise(layers):
             x, deltas = torch.full((1, states, n), 0.01), torch.full((1, states, m), 0.01)
             matrix = torch.full((1, m, n + 1), 0.01)
@@ -88,11 +78,11 @@ def products(count: int, calls: int) -> list[dict[str, Any]]:
     return rows
 
 
-def whole_passes(count: int, calls: int) -> list[dict[str, Any]]:
+def whole_passes(presets: Sequence[str], count: int, calls: int) -> list[dict[str, Any]]:
     """The passes of one task, by torch and compiled."""
     rows = []
-    for preset, layers in LAYERS.items():
-        states = STATES[preset]
+    for preset in presets:
+        layers, states = LAYERS[preset], STATES[preset]
         new = lambda *shape: torch.linspace(-0.1, 0.1, torch.Size(shape).numel()).view(1, *shape)  # noqa: E731
         matrices = tuple(new(m, n + 1) for n, m in pairwise(layers))
         inputs = tuple(new(states, n) for n in layers[:-1])
@@ -114,7 +104,7 @@ def whole_passes(count: int, calls: int) -> list[dict[str, Any]]:
                 ahead + hidden + 2 * hidden,
             ),
         ):
-            works = {TORCH: without(work), COMPILED: work}
+            works = {TORCH: without_library(work), COMPILED: work}
             measured = timed(works, 2 * states * factor, (TORCH, COMPILED), count, calls)
             rows.append({"what": f"{preset}, {what}"} | measured)
     return rows
@@ -132,7 +122,7 @@ def tanh(count: int, calls: int) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    options = parser(__doc__).parse_args()
+    options = parser(__doc__, without=("seed", "threads")).parse_args()
     if compiled.MISSING:
         print(f"the compiled kernels are {compiled.MISSING}: nothing to compare")
         return 0
@@ -144,9 +134,11 @@ def main() -> int:
     names = *matmul.libraries(), COMPILED
     columns = [f"{name} [{unit}]" for unit in ("us", "GFLOP/s") for name in names]
     shown = ("what", "rows x sum x columns", *columns, f"x {names[0]}")
-    report.table("Products of matrices", products(*size), shown)
+    report.table("Products of matrices", products(options.presets, *size), shown)
     columns = [f"{name} [{unit}]" for unit in ("us", "GFLOP/s") for name in (TORCH, COMPILED)]
-    report.table("Passes of one task", whole_passes(*size), ("what", *columns, f"x {TORCH}"))
+    report.table(
+        "Passes of one task", whole_passes(options.presets, *size), ("what", *columns, f"x {TORCH}")
+    )
     columns = [f"{name} [us]" for name in (TORCH, NUMPY)]
     report.table("tanh", tanh(*size), ("numbers", *columns, f"x {TORCH}"))
     return 0

@@ -196,6 +196,11 @@ class Setting:
         self.problem.close()
 
 
+def compared(rates: list[float], others: list[float] | None) -> float | None:
+    """How many times as fast as another, where that was measured too."""
+    return None if others is None else rounds.ratio(rates, others)
+
+
 def compare(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One preset: all alternatives with each number of threads, side by side."""
     settings = [Setting(preset, threads, options) for threads in options.threads]
@@ -218,8 +223,8 @@ def compare(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     return [
         {"preset": preset, "threads": threads, "what": name}
         | {"steps/s": rounds.median(each)}
-        | {"x shipped": rounds.ratio(each, rates.get((threads, SHIPPED), rates[one, SHIPPED]))}
-        | {f"x {one} thread": rounds.ratio(each, rates[one, name]) if name != SYNC else None}
+        | {"x shipped": compared(each, rates.get((threads, SHIPPED)))}
+        | {f"x {one} thread": compared(each, rates.get((one, name)) if name != SYNC else None)}
         | {"off by": errors.get(threads, {}).get(name), "rates": each}
         | {"cpu": rounds.cpus(taken[threads, name])}
         for (threads, name), each in rates.items()

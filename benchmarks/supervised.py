@@ -202,7 +202,7 @@ def check(
 
 
 def main() -> int:
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, without=["presets"])
     arguments.add_argument(
         "--problems", nargs="+", choices=("sinusoid", "omniglot"), default=["sinusoid", "omniglot"]
     )

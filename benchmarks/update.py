@@ -1,7 +1,8 @@
 """What does each part of an outer step cost, against the published way, and against the processor's limit?
 
-Three ways to compute the same numbers: ``closed_form`` (ours), ``by_autograd`` (ours for any module) and the loop
-over tasks with double backward of published implementations. Their agreement is checked before anything is timed.
+Four ways to compute the same numbers: ``closed_form`` (ours), the same by torch where nothing was compiled,
+``by_autograd`` (ours for any module) and the loop over tasks with double backward of published implementations. Their
+agreement is checked before anything is timed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from measuring import matmul, rounds, sizes, solvers
+from measuring.fallback import objective_without_library
 from measuring.report import Report, parser
 from published import update as published
 from torch import Tensor
@@ -31,8 +33,8 @@ from metarl.problems.rl import RLProblem
 from metarl.schema import Config
 from metarl.seeding import Key, Stream, generator
 
-OURS, AUTOGRAD, PUBLISHED = "closed form", "autograd", "published"
-WAYS = (OURS, AUTOGRAD, PUBLISHED)
+OURS, FALLBACK, AUTOGRAD, PUBLISHED = "closed form", "not compiled", "autograd", "published"
+WAYS = (OURS, FALLBACK, AUTOGRAD, PUBLISHED)
 GRADIENT, FIRST = "surrogate gradient", "gradient and first product"
 PRODUCT, TRIAL, STEP = "one product", "line-search trial", "outer step"
 ALONE, SGEMM = "matrix products alone", "sgemm"
@@ -52,7 +54,7 @@ TOLERANCE = 1e-5
 
 
 class Size:
-    """One preset: settings, data, and the three ways on it.
+    """One preset: settings, data, and the ways on it.
 
     Args:
         preset: ``paper`` or ``gym``.
@@ -60,7 +62,7 @@ class Size:
     """
 
     def __init__(self, preset: str, options: argparse.Namespace) -> None:
-        # The step that all three ways can take: plain conjugate gradient.
+        # The step that all ways can take: plain conjugate gradient.
         plain = ("outer.kfac_damping=null", "outer.cg_iterations=10")
         self.settings: Config = sizes.settings_of(preset, options.quick, plain)
         self.region: TrustRegion = trust_region(self.settings.outer)
@@ -91,12 +93,14 @@ class Size:
     def ways(
         self, problem: RLProblem, meta: Meta, batch: MetaBatch[Episodes]
     ) -> dict[str, Objective]:
-        """The objective, in three ways."""
+        """The objective, in every way."""
         estimator, inner, arch = problem.estimator, problem.adaptation.update, problem.arch
         assert arch is not None
         task_objective = problem.task_objective(Variant(), inner)
+        given = arch, estimator, inner, batch, meta.theta, problem.mapper
         return {
-            OURS: closed_form.objective(arch, estimator, inner, batch, meta.theta, problem.mapper),
+            OURS: closed_form.objective(*given),
+            FALLBACK: objective_without_library(closed_form.objective(*given)),
             AUTOGRAD: objectives.by_autograd(task_objective, batch, meta, problem.mapper),
             PUBLISHED: published.objective(
                 batch, meta.theta, inner.lr, arch.activation, arch.min_log_std
@@ -154,7 +158,7 @@ def check(preset: str, size: Size, dtype: torch.dtype) -> list[dict[str, Any]]:
     for name, ours in found[OURS].items():
         precision = str(dtype).removeprefix("torch.")
         row: dict[str, Any] = {"preset": preset, "dtype": precision, "what": name}
-        for way in (AUTOGRAD, PUBLISHED):
+        for way in WAYS[1:]:
             row[way] = float((found[way][name] - ours).norm() / ours.norm())
         rows.append(row | {"tasks": count_tasks(batch)})
     return rows
@@ -252,7 +256,7 @@ def measure(preset: str, options: argparse.Namespace, report: Report) -> bool:
     size = Size(preset, options)
     print(f"{preset}: {sizes.describe(size.settings)}\n")
     checks = [row for dtype in (torch.float64, torch.float32) for row in check(preset, size, dtype)]
-    report.table("Agreement, relative", checks, ("preset", "dtype", "what", AUTOGRAD, PUBLISHED))
+    report.table("Agreement, relative", checks, ("preset", "dtype", "what", *WAYS[1:]))
     rows, limits = [], []
     for what in (QUANTITIES[part] for part in options.parts if part in QUANTITIES):
         taken = time_quantity(what, size, options)
@@ -269,7 +273,7 @@ def measure(preset: str, options: argparse.Namespace, report: Report) -> bool:
         report.table("One product and its limit", limits, (*columns, *ours))
     size.close()
     exact = (row for row in checks if row["dtype"] == "float64")
-    return all(row[way] <= TOLERANCE for row in exact for way in (AUTOGRAD, PUBLISHED))
+    return all(row[way] <= TOLERANCE for row in exact for way in WAYS[1:])
 
 
 def main() -> int:

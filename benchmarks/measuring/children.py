@@ -53,7 +53,7 @@ def _measure_here(settings: Config, count: int, warm_ups: int) -> dict[str, Any]
                 watch.take()
                 taken.append(rounds.timed(lambda: meta_iteration(training) and None))
                 split.append(watch.take())
-        kept = training.problem.fitting
+        kept = min(training.problem.fitting, settings.outer.tasks)
     taken, split = taken[warm_ups:], split[warm_ups:]
     return {
         "seconds": rounds.median(rounds.walls(taken)),

@@ -21,14 +21,26 @@ UNNAMED = ("quick", "results", "after")
 """Options that a file's name does not have, or has in its own way."""
 
 
-def parser(description: str | None, parts: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The options of every benchmark; of one of several parts, which of them to measure."""
+def parser(
+    description: str | None, parts: Sequence[str] = (), without: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    """The options of every benchmark.
+
+    Args:
+        description: of the benchmark.
+        parts: that can be measured one by one.
+        without: options that mean nothing to it: ``seed``, ``threads``, ``presets``.
+    """
     result = argparse.ArgumentParser(
         allow_abbrev=False,
         description=(description or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = result.add_argument
+
+    def add(name: str, **details: Any) -> None:
+        if name.removeprefix("--") not in without:
+            result.add_argument(name, **details)
+
     add("--quick", action="store_true", help="tiny sizes and one round: does it run at all?")
     add("--rounds", type=int, help="rounds of each measurement (default: 7; 1 if quick)")
     add("--seed", type=int, default=1, help="of tasks, policies and episodes")
@@ -57,7 +69,7 @@ class Report:
         self.record: dict[str, Any] = {
             "name": name,
             "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
-            "seed": options.seed,
+            "seed": getattr(options, "seed", None),
             "quick": options.quick,
             "rounds": options.rounds,
             "system": system.describe(),
