@@ -53,7 +53,7 @@ def parameters(sizes: Sequence[int]) -> int:
 
 
 def product_bytes(sizes: Sequence[int], tasks: int) -> int:
-    """What one curvature product gathers: a row of P float32 for each task. A gradient is as large."""
+    """What one Hessian-vector product gathers: a row of P float32 for each task. A gradient is as large."""
     return FLOAT * tasks * parameters(sizes)
 
 

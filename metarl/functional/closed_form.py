@@ -182,8 +182,8 @@ def objective(
         kept: tasks whose activations are kept from product to product, the first ones; those of the
             others are made anew in each, which changes no bit. None: all.
         join: where processes share the tasks, gathers every task's results from them.
-        share: of the episodes that curvature products and preconditioner see, the first of each task. Below 1 they are
-            an estimate; loss, KL and gradient stay exact.
+        share: of the episodes that Hessian-vector products and preconditioner see, the first of each task. Below 1 they
+            are an estimate; loss, KL and gradient stay exact.
 
     Returns:
         A function of θ as a vector ``[P]``, in the order of ``like``; with a preconditioner.

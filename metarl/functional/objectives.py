@@ -266,7 +266,7 @@ def by_parts(
 
 
 def kl_slope(outcomes: Callable[[Tensor], Outcome], vector: Tensor) -> tuple[Tensor, Tensor]:
-    """∇KL at ``vector`` ``[P]`` with its graph, and the leaf that it begins with: all that curvature products need.
+    """∇KL at ``vector`` ``[P]`` with its graph, and the leaf that it begins with, for Hessian-vector products.
 
     Raises:
         ValueError: the KL is a constant, as where there is none.

@@ -92,7 +92,7 @@ class StepInfo(NamedTuple):
         trials: candidates that were evaluated.
         outcome: loss and KL of the accepted candidate, or of the parameters as they were.
         cg_residual: relative residual of the conjugate gradient.
-        cg_iterations: curvature products computed.
+        cg_iterations: Hessian-vector products computed.
         predicted_improvement: −gᵀs of the full step, by the linear model.
     """
 
