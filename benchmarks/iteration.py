@@ -142,7 +142,7 @@ def against_published(preset: str, options: argparse.Namespace) -> list[dict[str
 
 
 def approximations(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """What leaving exactness, or double precision, changes of an outer step's time: trainings side by side."""
+    """What an outer step takes less without exactness, and more in double precision: trainings side by side."""
     rows = []
     for threads in options.threads:
         given = [f"threads={threads}", f"seed={options.seed}"]

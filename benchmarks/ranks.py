@@ -219,7 +219,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2])
         return
-    options = parser(__doc__).parse_args()
+    options = parser(__doc__, without=["threads"]).parse_args()
     report = Report("ranks", options)
     for preset in options.presets:
         rows = measured(preset, options)

@@ -252,7 +252,7 @@ def compare_limits(
 
 
 def measure(preset: str, options: argparse.Namespace, report: Report) -> bool:
-    """All of one preset; whether the published way's results are ours."""
+    """All of one preset; whether all ways agree."""
     size = Size(preset, options)
     print(f"{preset}: {sizes.describe(size.settings)}\n")
     checks = [row for dtype in (torch.float64, torch.float32) for row in check(preset, size, dtype)]

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from metarl.data import Meta
-from metarl.functional import closed_form
+from metarl.functional import closed_form, objectives
 from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.params import flatten_meta
@@ -85,6 +85,44 @@ def test_the_operations_of_a_product_are_counted_exactly(steps, monkeypatch):
         start.curvature(vector)
     states = batch.query.mask[0].numel()
     assert counter.get_total_flops() == matmul.operations([3, 5, 4, 2], states, steps, 3)
+
+
+def test_what_is_not_compiled_is_measured_without_the_library(monkeypatch):
+    from measuring import fallback
+
+    library, seen = object(), []
+    monkeypatch.setattr(compiled, "LIBRARY", library)
+    objective = objectives.Objective(
+        evaluate=lambda vector: seen.append(compiled.LIBRARY),
+        linearise=lambda vector: objectives.Linearisation(
+            seen.append(compiled.LIBRARY), vector, lambda direction: seen.append(compiled.LIBRARY)
+        ),
+    )
+    without = fallback.objective_without_library(objective)
+    without.evaluate(torch.ones(1))
+    without.linearise(torch.ones(1)).curvature(torch.ones(1))
+    fallback.without_library(lambda: seen.append(compiled.LIBRARY))()
+    assert seen == [None] * 4
+    with pytest.raises(InterruptedError), fallback.no_library():
+        raise InterruptedError
+    assert compiled.LIBRARY is library
+
+
+def test_options_that_mean_nothing_to_a_benchmark_are_refused(capsys):
+    from measuring import report
+
+    arguments = report.parser("What?", without=["threads"])
+    assert arguments.parse_args(["--seed", "3"]).seed == 3
+    with pytest.raises(SystemExit):
+        arguments.parse_args(["--threads", "1"])
+    assert "unrecognized arguments: --threads 1" in capsys.readouterr().err
+
+
+def test_a_rate_has_no_ratio_to_one_that_was_not_measured():
+    import sampler
+
+    assert sampler.compared([6.0, 4.0, 9.0], [2.0, 2.0, 3.0]) == 3.0
+    assert sampler.compared([6.0], None) is None
 
 
 def test_rounds_are_interleaved_and_ratios_taken_within_them():

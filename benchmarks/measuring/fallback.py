@@ -14,7 +14,7 @@ from metarl.kernels import compiled
 
 @contextlib.contextmanager
 def no_library() -> Iterator[None]:
-    """As where nothing was compiled."""
+    """As where nothing was compiled, in all threads; for one caller at a time."""
     library, compiled.LIBRARY = compiled.LIBRARY, None
     try:
         yield
@@ -33,7 +33,7 @@ def without_library(work: Callable[[], object]) -> Callable[[], None]:
 
 
 def objective_without_library(objective: Objective) -> Objective:
-    """An objective as it is where nothing was compiled."""
+    """An objective as it is where nothing was compiled, without its preconditioner."""
 
     def linearise(vector: Tensor) -> Linearisation:
         with no_library():

@@ -55,7 +55,7 @@ class Library(NamedTuple):
 
         Args:
             name: of the function.
-            sizes: as the function's comment says; shapes are the caller's to see to, by :func:`fit`.
+            sizes: as the function's comment says; shapes are the caller's to see to, by :func:`require_shapes`.
             given: the tensors that it reads, ``[C, ...]``, the first of them not None.
             made: those that it writes, by :func:`room_like`; they come after the others in its comment.
 
@@ -161,15 +161,17 @@ LIBRARY, MISSING = _found()
 NAME = LIBRARY.instructions if LIBRARY else "torch"
 
 
-def fit(name: str, found: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> None:
-    """Whether tensors have the shapes that the sizes of a call promise.
+def require_shapes(
+    name: str, what: str, found: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]
+) -> None:
+    """Refuse tensors that have not the shapes that the sizes of a call promise.
 
     Raises:
-        ValueError: they do not; it names what is called.
+        ValueError: they have not; it names what is called and what of it does not fit.
     """
-    there = [tuple(each.shape) for each in found]
-    if there != (needed := [tuple(each) for each in shapes]):
-        raise ValueError(f"{name}: tensors of shapes {there} where {needed} are needed")
+    there, needed = [tuple(each.shape) for each in found], [tuple(each) for each in shapes]
+    if there != needed:
+        raise ValueError(f"{name}: {what} of shapes {there} where {needed} are needed")
 
 
 def room_like(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from metarl.kernels.compiled import fit, room_like, serving
+from metarl.kernels.compiled import require_shapes, room_like, serving
 
 
 class Score(NamedTuple):
@@ -33,7 +33,7 @@ def likelihood(
     actions: Tensor, mean: Tensor, inverse_std: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of Σ_b w_b log π_b in the means, w ⊙ e/σ ``[C, B, A]``, and in log σ, Σ_b w (e² − 1) ``[C, A]``."""
-    _fit_states("likelihood", (mean, actions), (weights,), (inverse_std,))
+    _require("likelihood", (actions, mean), (weights,), (inverse_std,))
     if library := serving(mean):
         given = actions, mean, inverse_std, weights
         made = room_like(mean), room_like(inverse_std)
@@ -46,7 +46,7 @@ def taped_likelihood(
     actions: Tensor, mean: Tensor, inverse_std: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Score]:
     """:func:`likelihood`, to the same bits, and the score for its derivative."""
-    _fit_states("taped_likelihood", (mean, actions), (weights,), (inverse_std,))
+    _require("taped_likelihood", (actions, mean), (weights,), (inverse_std,))
     if library := serving(mean):
         made = room_like(mean), room_like(inverse_std)
         score = Score(*(room_like(each) for each in (mean, mean, mean, inverse_std)))
@@ -69,7 +69,7 @@ def _likelihood(
 
 def log_prob_moved(at: Score, mean_moved: Tensor, log_std_moved: Tensor) -> Tensor:
     """How log π moves with μ and log σ: Σ_a (e/σ) μ̇ + (e² − 1) s, ``[C, B]``."""
-    _fit_states("log_prob_moved", (mean_moved, at.score, at.excess), (), (log_std_moved,))
+    _require("log_prob_moved", (at.score, at.excess, mean_moved), (), (log_std_moved,))
     if library := serving(mean_moved):
         result = mean_moved.new_empty(mean_moved.shape[:2])
         given = at.score, at.excess, mean_moved, log_std_moved
@@ -94,8 +94,8 @@ def likelihood_moved(
     Returns:
         ``[C, B, A]``; and Σ_b (ẇ (e² − 1) − 2 δ μ̇) − s ⊙ 2 Σ_b w e², ``[C, A]``.
     """
-    by_component = delta, at.score, at.excess, at.precision, mean_moved
-    _fit_states("likelihood_moved", by_component, (weights_moved,), (at.spread, log_std_moved))
+    by_component = at.score, at.excess, at.precision, delta, mean_moved
+    _require("likelihood_moved", by_component, (weights_moved,), (at.spread, log_std_moved))
     if library := serving(delta):
         made = room_like(delta), room_like(log_std_moved)
         given = *at, delta, weights_moved, mean_moved, log_std_moved
@@ -123,7 +123,7 @@ def compared(
     Returns:
         Both ``[C, B]``.
     """
-    _fit_states("compared", (mean, actions, old_mean), (), (log_std, old_log_std))
+    _require("compared", (actions, old_mean, mean), (), (old_log_std, log_std))
     old_inverse_std, inverse_std = (-old_log_std).exp(), (-log_std).exp()
     log_spread = old_log_std - log_std
     if library := serving(mean):
@@ -144,18 +144,17 @@ def kl_of_deviations(log_spread: Tensor) -> Tensor:
     return 0.5 * ((2.0 * log_spread).expm1() - 2.0 * log_spread)
 
 
-def _fit_states(
+def _require(
     name: str,
     by_component: tuple[Tensor, ...],
     by_state: tuple[Tensor, ...],
     by_task: tuple[Tensor, ...],
 ) -> None:
-    """Whether all fit the first, which is ``[C, B, A]``: ``[C, B, A]``, ``[C, B]``, ``[C, A]``."""
+    """Refuse tensors that are not ``[C, B, A]``, ``[C, B]`` and ``[C, A]`` of the first one's C, B and A."""
     count, states, size = by_component[0].shape
-    fit(
-        name,
-        (*by_component, *by_state, *by_task),
-        [(count, states, size)] * len(by_component)
-        + [(count, states)] * len(by_state)
-        + [(count, size)] * len(by_task),
-    )
+    for axes, tensors, shape in (
+        ("[C, B, A]", by_component, (count, states, size)),
+        ("[C, B]", by_state, (count, states)),
+        ("[C, A]", by_task, (count, size)),
+    ):
+        require_shapes(name, axes, tensors, [shape] * len(tensors))

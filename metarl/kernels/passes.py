@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.kernels.compiled import fit, room_like, serving
+from metarl.kernels.compiled import require_shapes, room_like, serving
 
 Tensors = tuple[Tensor, ...]
 
@@ -39,20 +39,19 @@ class Network(NamedTuple):
         Raises:
             ValueError: they do not fit each other.
         """
-        states, depth, tanh = self.inputs[0].shape[1], len(self.matrices), self.activation == "tanh"
+        count, states = self.inputs[0].shape[:2]
         widths = *(each.shape[2] for each in self.inputs), self.matrices[-1].shape[1]
-        shapes = [tuple(each.shape[1:]) for each in self.matrices]
-        if shapes != [(out, size + 1) for size, out in pairwise(widths)]:
-            raise ValueError(f"matrices of shapes {shapes} do not fit layers of sizes {widths}")
-        if len({each.shape[:2] for each in self.inputs}) > 1:
-            raise ValueError("the inputs of the layers are of different numbers of tasks or states")
-        return states, depth, int(tanh), *widths
+        layers = [(count, states, size) for size in widths[:-1]]
+        require_shapes("network", "inputs", self.inputs, layers)
+        matrices = [(count, out, size + 1) for size, out in pairwise(widths)]
+        require_shapes("network", "matrices", self.matrices, matrices)
+        return states, len(self.matrices), int(self.activation == "tanh"), *widths
 
 
 def layer(matrix: Tensor, x: Tensor, activation: str | None = None) -> Tensor:
     """a(W x + b) ``[C, B, out]`` of the inputs x ``[C, B, in]``; no activation: the identity."""
     (count, states, size), out = x.shape, matrix.shape[1]
-    fit("layer", [matrix], [(count, out, size + 1)])
+    require_shapes("layer", "matrix", [matrix], [(count, out, size + 1)])
     if library := serving(x):
         z, relu = x.new_empty(count, states, out), activation == "relu"
         library.call("layer", (states, size, out, int(relu)), (x, matrix), (z,))
@@ -71,7 +70,7 @@ def forward_moved(network: Network, tangents: Tensors) -> Tensors:
         tangents: Ṁ_i.
     """
     (activation, matrices, inputs), sizes = network, network.sizes()
-    fit("forward_moved", tangents, _shapes(matrices))
+    require_shapes("forward_moved", "tangents", tangents, _shapes(matrices))
     if library := serving(inputs[0]):
         moved = *_rooms(inputs[1:]), inputs[0].new_empty(_top_shape(network))
         library.call("forward_moved", sizes, (*inputs, *matrices, *tangents), moved)
@@ -93,7 +92,7 @@ def backward(network: Network, top: Tensor) -> Tensors:
         top: δ_{depth−1}, ``[C, B, out]``.
     """
     sizes = network.sizes()
-    fit("backward", [top], [_top_shape(network)])
+    require_shapes("backward", "top", [top], [_top_shape(network)])
     if library := serving(top):
         gradients, given = _rooms(network.matrices), (*network.inputs, *network.matrices, top)
         nothing = (None,) * (len(network.matrices) - 1)
@@ -105,7 +104,7 @@ def backward(network: Network, top: Tensor) -> Tensors:
 def taped_backward(network: Network, top: Tensor) -> tuple[Tensors, Tensors]:
     """:func:`backward`, to the same bits, and all W_iᵀ δ_i but the lowest, ``[C, B, in]``, for the next function."""
     sizes = network.sizes()
-    fit("taped_backward", [top], [_top_shape(network)])
+    require_shapes("taped_backward", "top", [top], [_top_shape(network)])
     if library := serving(top):
         gradients, carried = _rooms(network.matrices), _rooms(network.inputs[1:])
         given = *network.inputs, *network.matrices, top
@@ -135,10 +134,12 @@ def backward_moved(
         moved: ẋ_1 .. ẋ_{depth−1}.
         top_moved: δ̇_{depth−1}.
     """
-    (activation, matrices, inputs), sizes, shape = network, network.sizes(), _top_shape(network)
-    hidden = _shapes(inputs[1:])
-    needed = *_shapes(matrices), shape, *hidden, *hidden, shape
-    fit("backward_moved", (*tangents, top, *carried, *moved, top_moved), needed)
+    (activation, matrices, inputs), sizes = network, network.sizes()
+    hidden, tops = _shapes(inputs[1:]), [_top_shape(network)] * 2
+    require_shapes("backward_moved", "tangents", tangents, _shapes(matrices))
+    require_shapes("backward_moved", "top and top_moved", (top, top_moved), tops)
+    require_shapes("backward_moved", "carried", carried, hidden)
+    require_shapes("backward_moved", "moved", moved, hidden)
     if library := serving(top_moved):
         products = _rooms(matrices)
         given = *inputs, *matrices, top, *carried, *tangents, *moved, top_moved

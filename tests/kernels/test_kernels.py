@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 import support
 import torch
-from instruction_sets import BEST, SETS
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -16,7 +15,7 @@ from metarl.functional.adapt import InnerUpdate
 from metarl.functional.estimators import ESTIMATORS
 from metarl.functional.params import flatten
 from metarl.functional.pool import make_pool
-from metarl.kernels import compiled, gaussians, passes
+from metarl.kernels import gaussians, passes
 
 ERROR = {torch.float32: 2e-5, torch.float64: 1e-13}
 # States around the ends of a strip; widths around those of vectors, of both types and all sets.
@@ -28,13 +27,6 @@ SHAPES = [
     (200, (2, 100, 100, 1)),
     (95, (5, 16, 15, 8, 31, 4)),
 ]
-
-
-@pytest.fixture(params=SETS)
-def kernels(request, monkeypatch):
-    chosen = None if request.param == "torch" else compiled.load(compiled.built(), request.param)
-    monkeypatch.setattr(compiled, "LIBRARY", chosen)
-    return request.param
 
 
 @pytest.fixture(params=[torch.float32, torch.float64])
@@ -247,77 +239,3 @@ def test_threads_and_what_is_kept_change_no_bit_at_the_size_of_a_half_cheetah(
         torch.set_num_threads(before)
         pool.shutdown()
     assert all(map(torch.equal, *found))
-
-
-@pytest.mark.skipif(BEST is None, reason="needs the compiled library")
-def test_tensors_that_it_cannot_take_are_refused():
-    """It would read other memory than theirs; whatever lies in another order is put in order, or refused."""
-    x, matrix = torch.ones(2, 5, 3), torch.ones(2, 4, 4)
-    expected = passes.layer(matrix, x)
-    strided = torch.ones(2, 3, 5).mT, torch.ones(2, 4, 8)[:, :, ::2]
-    assert torch.equal(passes.layer(strided[1], strided[0]), expected)
-    with pytest.raises(ValueError, match=r"layer: not one of 2 tasks' .* constants"):
-        passes.layer(matrix.double(), x)
-    with pytest.raises(ValueError, match="2 tasks"):
-        BEST.call("layer", (5, 3, 4, 0), (x, matrix[:1]), (torch.ones(2, 5, 4),))
-    with pytest.raises(ValueError, match="constants"):
-        passes.layer(matrix.clone().requires_grad_(), x)
-    with torch.no_grad():
-        assert torch.equal(passes.layer(matrix.clone().requires_grad_(), x), expected)
-    with pytest.raises(ValueError, match="constants"):
-        BEST.call("layer", (5, 3, 4, 0), (x, matrix), (torch.ones(2, 4, 5).mT,))
-    network = passes.Network("relu", (torch.ones(2, 4, 5),), (x,))
-    with pytest.raises(ValueError, match="do not fit layers of sizes"):
-        passes.backward(network, torch.ones(2, 5, 4))
-
-
-def test_directions_that_do_not_fit_the_network_are_refused(kernels):
-    case = Case(1, 5, (4, 3, 3, 2), "tanh")
-    network, tangents = case.network(torch.float64), tuple(case.tangents)
-    moved = passes.forward_moved(network, tangents)
-    _, carried = passes.taped_backward(network, case.top)
-    with pytest.raises(ValueError, match=r"forward_moved: tensors of shapes .* are needed"):
-        passes.forward_moved(network, tangents[:-1])
-    for given in (
-        (tangents[:-1], case.top, carried, moved[:-1], case.top_moved),
-        (tangents, case.top, carried[:-1], moved[:-1], case.top_moved),
-        (tangents, case.top, carried, moved, case.top_moved),
-        (tangents, case.top, carried, moved[:-1], case.top_moved[:, 1:]),
-    ):
-        with pytest.raises(ValueError, match=r"backward_moved: tensors of shapes .* are needed"):
-            passes.backward_moved(network, *given)
-    for back in (passes.backward, passes.taped_backward):
-        with pytest.raises(ValueError, match=r"backward: tensors of shapes .* are needed"):
-            back(network, case.top[:, 1:])
-    with pytest.raises(ValueError, match="different numbers of tasks or states"):
-        passes.backward(
-            network._replace(inputs=(network.inputs[0][:, 1:], *network.inputs[1:])), case.top
-        )
-
-
-def test_layers_and_gaussians_that_do_not_fit_their_states_are_refused(kernels):
-    x, mean, by_state, std = (
-        torch.ones(2, 5, 3),
-        torch.ones(2, 5, 4),
-        torch.ones(2, 5),
-        torch.ones(2, 4),
-    )
-    for matrix in (torch.ones(2, 4, 3), torch.ones(1, 4, 4)):
-        with pytest.raises(
-            ValueError, match=r"layer: tensors of shapes .* where \[\(2, 4, 4\)\] are needed"
-        ):
-            passes.layer(matrix, x)
-    score = gaussians.taped_likelihood(mean, mean, std, by_state)[2]
-    calls = {
-        gaussians.likelihood: (mean, mean, std, by_state),
-        gaussians.taped_likelihood: (mean, mean, std, by_state),
-        gaussians.compared: (mean, mean, std, mean, std),
-        gaussians.log_prob_moved: (score, mean, std),
-        gaussians.likelihood_moved: (score, mean, by_state, mean, std),
-    }
-    for call, given in calls.items():
-        call(*given)
-        for index, each in enumerate(given):
-            if isinstance(each, torch.Tensor):
-                with pytest.raises(ValueError, match=f"{call.__name__}: tensors of shapes"):
-                    call(*given[:index], each[:, 1:], *given[index + 1 :])
