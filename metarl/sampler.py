@@ -1,16 +1,16 @@
 """Sampling: one wave of whole episodes for every task, each task with a policy of its own.
 
 All slots of a wave advance together: one batched forward of the M policies and one call of the vector environment
-for each environment step. Tasks are shared out over Python threads, each share with a vector environment and a policy
-batch of its own; physics and matrix products release the interpreter's lock. No number depends on how many threads
-there are: noise and seeds are drawn per task, before the tasks are shared out.
+for each environment step. Tasks are shared out over Python threads, each with a vector environment and a policy batch
+of its own; physics and matrix products release the interpreter's lock. No number depends on how many threads there
+are: noise and seeds are drawn per task, before the tasks are shared out.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -24,10 +24,8 @@ from metarl.checks import conformance
 from metarl.checks.failures import EnvironmentFailureError, Naming, name_of, with_task
 from metarl.checks.nonfinite import check
 from metarl.data import Params
-from metarl.functional.tasks import Mapper, map_to_the_end, shares, take
+from metarl.functional.tasks import Mapper, map_to_the_end, take
 from metarl.seeding import Key
-
-FEWEST_SLOTS = 64  # of a small share: a step of fewer is mostly the interpreter's
 
 
 class StackedPolicy(Protocol):
@@ -115,7 +113,7 @@ class Sampler:
         episodes: N, episodes of each task.
         horizon: T, most steps of an episode.
         policy: acts for M tasks at once.
-        threads: that share the tasks, in vector environments of their own.
+        threads: the tasks are shared out over at most so many vector environments.
         mapper: maps over those; a thread pool's map runs them side by side.
         device: where the policies act and the wave is kept.
         observe_task: policies see ``[observation, task]``, and the wave keeps what they see.
@@ -135,9 +133,11 @@ class Sampler:
     ) -> None:
         self.episodes, self.horizon = episodes, horizon
         self.policy, self.mapper, self.device = policy, mapper, torch.device(device)
-        self.observe_task, self._stopped = observe_task, False
-        self.shares = shares(tasks, threads, math.ceil(FEWEST_SLOTS / episodes))
+        self.observe_task = observe_task
+        bounds = np.linspace(0, tasks, min(threads, tasks) + 1).astype(int)
+        self.shares = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
         self.envs = [make_env((part.stop - part.start) * episodes) for part in self.shares]
+        self._stopped = False
 
     def stop(self) -> None:
         """Let waves that other threads still sample end at their next step: nobody waits for them."""

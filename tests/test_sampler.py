@@ -125,23 +125,6 @@ def test_the_same_bits_on_one_two_or_three_threads(family):
             assert torch.equal(field, expected)
 
 
-def test_the_same_bits_in_large_shares_and_small_ones():
-    """As large as a half-cheetah's wave, so that small shares are worth it."""
-    family, episodes = EnvironmentFamily("envs:Navigation2D-v0", {}, 5), 20
-    policy = GaussianMLP(2, 2, (100, 100), generator=support.random_generator(0))
-    policy.requires_grad_(False)
-    params = {name: value.float() for name, value in different_policies(policy, 40).items()}
-    tasks = support.normal(1, 40, 2).numpy() * 0.3
-    waves, slots = [], []
-    with ThreadPoolExecutor(2) as pool:
-        for threads in (1, 2):
-            sampler = Sampler(family, 40, episodes, 5, policy.stacked, threads, pool.map)
-            slots.append([env.num_envs for env in sampler.envs])
-            waves.append(sampler.wave(params, tasks, KEY, 0))
-    assert slots == [[800], [280, 280, 120, 120]]
-    assert all(map(torch.equal, *waves))
-
-
 def test_more_threads_than_tasks(policy):
     _, _, sampler = sample(policy, target_family(), threads=8)
     assert [env.num_envs for env in sampler.envs] == [N] * M

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -11,8 +10,6 @@ from torch.utils import _pytree as pytree
 
 Strategy = Literal["vmap", "loop"]
 Made = TypeVar("Made")
-LATE = 0.3
-"""Of the tasks, what comes in small shares: the best, by little, of 0.2 to 0.4 for waves of half-cheetahs."""
 
 
 class Mapper(Protocol):
@@ -81,28 +78,6 @@ def over_tasks(function: Callable[..., Any], *stacked: Any, strategy: Strategy =
 def chunks(count: int, size: int) -> list[slice]:
     """Cut ``count`` tasks into consecutive slices of at most ``size``."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def shares(count: int, threads: int, smallest: int) -> list[slice]:
-    """Share out ``count`` tasks: a large consecutive slice for each thread, then a small one for each.
-
-    Cores are seldom equally fast, and one that is done with its large share takes the next small one: it need not
-    wait long for the others.
-
-    Args:
-        count: of tasks.
-        threads: that take them; as many as there are tasks at most.
-        smallest: tasks of a small share; where so few are not left, there are large shares alone.
-    """
-    threads = min(threads, count)
-    small = int(count * LATE) // threads if threads > 1 else 0
-    if small < smallest:
-        small = 0
-    at_once = count - small * threads
-    bounds = [index * at_once // threads for index in range(threads + 1)]
-    if small:
-        bounds += range(at_once + small, count + 1, small)
-    return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
 def keep_first(make: Callable[[int], Made], kept: int) -> Callable[[int], Made]:

@@ -21,7 +21,7 @@ class Samplers:
     Args:
         environments: the family of tasks.
         policy: acts for M tasks at once.
-        threads: that share the tasks, unless the environments live on the device.
+        threads: the tasks are shared out over at most so many vector environments, unless they live on the device.
         mapper: maps over those.
         device: where the policies act.
     """

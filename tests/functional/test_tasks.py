@@ -17,7 +17,6 @@ from metarl.functional.tasks import (
     count_tasks,
     keep_first,
     over_tasks,
-    shares,
     take,
 )
 
@@ -68,27 +67,6 @@ def test_chunks_cover_every_task_once_in_order(count, size):
     covered = [index for part in chunks(count, size) for index in range(part.start, part.stop)]
     assert covered == list(range(count))
     assert max(part.stop - part.start for part in chunks(count, size)) <= size
-
-
-@pytest.mark.parametrize(
-    ("count", "threads", "smallest", "sizes"),
-    [
-        (40, 1, 4, [40]),
-        (40, 2, 4, [14, 14, 6, 6]),
-        (40, 2, 7, [20, 20]),
-        (41, 2, 4, [14, 15, 6, 6]),
-        (40, 3, 4, [9, 9, 10, 4, 4, 4]),
-        (40, 16, 1, [2, 3, 2, 3, 2, 3, 2, 3] * 2),
-        (3, 8, 1, [1, 1, 1]),
-        (1, 2, 1, [1]),
-    ],
-)
-def test_shares_are_large_ones_first_then_small_ones_that_are_worth_it(
-    count, threads, smallest, sizes
-):
-    found = shares(count, threads, smallest)
-    assert [part.stop - part.start for part in found] == sizes
-    assert [index for part in found for index in range(part.start, part.stop)] == [*range(count)]
 
 
 @pytest.mark.parametrize(
