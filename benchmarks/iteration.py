@@ -6,6 +6,7 @@ Memory and growth are measured in one child process for each size, so that no si
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from typing import Any
 
 import torch
@@ -55,8 +56,8 @@ def growth(preset: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One setting after another away from the configured size, by number of threads."""
     rows = []
     grown = QUICK_GROWTH if options.quick else GROWTH
-    for key, value in ((key, value) for key, values in grown.items() for value in values):
-        for threads in options.threads:
+    for key, values in grown.items():
+        for value, threads in product(values, options.threads):
             given = [f"threads={threads}", f"seed={options.seed}", f"{key}={value}"]
             found = children.measure(preset, options.quick, given, options.rounds)
             spent = found.pop("stages")

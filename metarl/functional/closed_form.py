@@ -57,9 +57,10 @@ class Activations(NamedTuple):
 def numbers_kept(sizes: Sequence[int], steps: int) -> int:
     """How many numbers :class:`Activations` have for each state of a wave, beside the episodes' own.
 
+    Of the estimators ``lvc`` and ``loaded_dice``; ``dice`` has one more in each step, ``reinforce`` one less.
+
     Args:
         sizes: of the layers, observation to action.
-            Of the estimators ``lvc`` and ``loaded_dice``; ``dice`` has one more in each step, ``reinforce`` one less.
         steps: inner steps.
     """
     hidden, action = sum(sizes[1:-1]), sizes[-1]

@@ -134,9 +134,7 @@ def load(path: Path, instructions: str | None = None) -> Library:
     try:
         expected = sources.fingerprint()
     except OSError as error:
-        raise MissingError(
-            "without their sources, which would tell whether they are theirs"
-        ) from error
+        raise MissingError("without sources to check them by") from error
     if own != expected:
         raise MissingError("built from other sources")
     if not best:

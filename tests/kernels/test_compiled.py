@@ -56,7 +56,7 @@ def test_one_of_other_sources_is_refused(monkeypatch):
 def test_one_without_its_sources_is_refused(monkeypatch, tmp_path):
     """As in a package that left them out: nothing tells whether it is theirs."""
     monkeypatch.setattr(sources, "MAIN", tmp_path / "compiled.c")
-    with pytest.raises(compiled.MissingError, match="without their sources"):
+    with pytest.raises(compiled.MissingError, match="without sources to check them by"):
         compiled.load(compiled.built())
 
 
